@@ -1,0 +1,1 @@
+"""Fit a spike-driven language model into a memory budget."""
