@@ -1,0 +1,1 @@
+"""Text in: tokenizers, the published data sets, and the user's own files."""

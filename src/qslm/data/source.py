@@ -1,0 +1,95 @@
+"""Where data comes from, in a fixed order, and what each source says about itself."""
+
+import importlib.util
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qslm.errors import DataError
+from qslm.progress import SILENT, Progress
+
+ENVIRONMENT = "QSLM_DATA"
+HUB_TIMEOUT = 3.0  # seconds until the Hub counts as out of reach
+
+Rows = Mapping[str, Sequence[Any]]  # split -> rows
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read: a data set's name, the place it came from, and whether it is the data that was asked for."""
+
+    name: str
+    origin: str
+    in_domain: bool = True
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} from {self.origin}" + (f" ({self.note})" if self.note else "")
+
+
+def data_file(folder: Path | None, relative: str, progress: Progress = SILENT) -> Path | None:
+    """Path of the file `relative` in the data folder, or None where no folder has it.
+
+    `folder` is what the user names; without it the environment variable QSLM_DATA is asked. Raises DataError when
+    a folder that the user names lacks the file; a QSLM_DATA that lacks it is told, and other sources are tried.
+    """
+    named = folder or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
+    if named is None:
+        return None
+    path = named / relative
+    if path.is_file():
+        return path
+    if folder is not None:
+        raise DataError(f"The data folder {named} has no {relative}.", f"Put it there, or name a folder with {relative}.")
+    progress.message(f"{ENVIRONMENT}={named} has no {relative}: looking elsewhere.")
+    return None
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file, its line ends as they are. Raises DataError with file and line."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", "Give the path of a readable text file.") from error
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8.",
+            "Convert the file to UTF-8, for example with `iconv -f latin1 -t utf-8`.",
+        ) from error
+
+
+def from_hub(load: Callable[[Any], Rows], name: str, progress: Progress = SILENT) -> Rows | None:
+    """What `load(datasets)` reads from the Hugging Face Hub, or None, with a message, where that is not possible."""
+    if importlib.util.find_spec("datasets") is None:
+        progress.message(f"{name}: the package `datasets` is not installed, so the Hugging Face Hub is not asked.")
+        return None
+    if not _hub_is_reachable():
+        progress.message(f"{name}: the Hugging Face Hub is out of reach.")
+        return None
+    try:
+        import datasets
+
+        return load(datasets)
+    except Exception as error:  # whatever the Hub's client meets, the next source is tried
+        progress.message(f"{name}: the Hugging Face Hub did not give it ({type(error).__name__}: {str(error)[:200]}).")
+        return None
+
+
+def _hub_is_reachable() -> bool:
+    """Ask once and briefly: the Hub's own client would retry for minutes without a network."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers, whatever it says about its front page
+    except (OSError, ValueError):
+        return False
