@@ -7,6 +7,7 @@
 #include <optional>
 
 extern "C" {
+#include "memory.h"
 #include "recurrence.h"
 }
 
@@ -94,6 +95,8 @@ void check(int status) {
     });
 
 void bind_recurrence(nb::module_ &m) {
+    m.def("keep_freed_memory", &qslm_keep_freed_memory,
+          "Ask the C library to keep freed memory for the next allocation; training then spends no time on new pages.");
     BIND(float, f32)
     BIND(double, f64)
 }
