@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def load_bbc_news() -> list[str] | None:
-    """The documents in a fixed order (of their hashes), which mixes the five topics; None when the package is not installed.
+    """The documents, ordered by hash so that topics mix; None when the package is not installed.
 
     The package's own code is never imported: only its text files are read.
     """

