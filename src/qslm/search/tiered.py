@@ -1,0 +1,183 @@
+"""The tiered search of QSLM (III-B, algorithms 1 and 2): global, block and module tier over a precision list.
+
+The algorithms' text could not be had; this is a reconstruction from the prose. Derived is: the search goes
+down while only memory is unmet, what is reverted is what breaks quality, the order of the blocks comes from one
+probe each, and nothing is evaluated that an earlier outcome has already decided.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from qslm.allocation import Allocation
+from qslm.anatomy import INPUT, OUTPUT, Anatomy
+from qslm.errors import AllocationError
+from qslm.formats import FLOAT32, Format
+from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
+
+PRECISIONS = (16, 14, 12, 10, 8, 6, 5, 4, 3, 2)
+
+TEMPLATE = Format("integer", 8)
+
+Trial = Generator[Proposal, Outcome, Outcome]
+Order = Literal["sensitivity", "network"]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block or a module: the sites that a precision is given to, all at once."""
+
+    name: str
+    block: str
+    sites: tuple[str, ...]
+    numel: int
+
+
+class TieredSearch(Strategy):
+    """Lower the whole network, then block by block, then module by module, until a step breaks the quality.
+
+    GLOBAL: every matrix gets precision p, from the highest of `precisions` (bits) to the lowest; the search
+    goes down while the quality holds, also where memory alone is unmet, and stops at the first p that breaks
+    it. The last p that held is the base; where none held the base is float32, above the list.
+    SENSITIVITY (order="sensitivity"): each block alone goes one precision below the base; the blocks are then
+    taken in the order of the loss, the smallest first. A block that breaks the quality here is left out of
+    the block tier, since the tier would only try it on top of other losses.
+    BLOCK: each block in turn is lowered step by step until a step breaks the quality; that step is reverted.
+    MODULE: the same for the modules of the attention blocks, the largest of a block first (order="network":
+    as they are registered). A block with one module has had its turn.
+
+    `template` says how integers are stored (granularity, symmetry, scale type); a precision replaces its
+    bits. Vectors keep the float format `vectors`; a binarized embedding keeps `sign` when `signs` is true.
+    `limit` ends the search after so many evaluations.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        precisions: Sequence[int] = PRECISIONS,
+        template: Format = TEMPLATE,
+        vectors: Format = FLOAT32,
+        signs: bool = True,
+        quantizer: str = "minmax",
+        order: Order = "sensitivity",
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check(precisions, template, order, limit)
+        self._anatomy = anatomy
+        self._formats = tuple(replace(template, bits=bits) for bits in sorted(set(precisions), reverse=True))
+        self._vectors, self._signs, self._quantizer = vectors, signs, quantizer
+        self._order, self._limit = order, limit
+        self._blocks = tuple(part for part in map(self._block, anatomy.blocks) if part.sites)
+        self._outcomes: dict[str, Outcome] = {}
+
+    @property
+    def maximum_evaluations(self) -> int:
+        """A bound that holds whatever is told: every tier walks the whole list for every part."""
+        probes = len(self._blocks) if self._order == "sensitivity" else 0
+        modules = sum(len(self._modules(block)) for block in self._blocks)
+        whole = 1 + len(self._formats) * (1 + len(self._blocks) + modules) + probes
+        return whole if self._limit is None else min(whole, self._limit)
+
+    def steps(self) -> Steps:
+        """The tiers one after the other."""
+        base, level = yield from self._global()
+        if level + 1 == len(self._formats):
+            return
+        order = yield from self._ordered(base, level)
+        levels = {part.block: level for part in self._blocks}
+        for part in order:
+            base, levels[part.block] = yield from self._lowered(base, part, level, "block")
+        for part in self._module_turns(order):
+            base, _ = yield from self._lowered(base, part, levels[part.block], "module")
+
+    def _global(self) -> Generator[Proposal, Outcome, tuple[Allocation, int]]:
+        """The base allocation and its place in the list; -1 stands for float32."""
+        base, level = self._uniform(FLOAT32), -1
+        for index, fmt in enumerate(self._formats):
+            allocation = self._uniform(fmt)
+            outcome = yield from self._try(allocation, "global", f"whole network at {fmt}")
+            if not outcome.quality_ok:
+                break
+            base, level = allocation, index
+        if level == -1:
+            yield from self._try(base, "global", "whole network at float32")
+        return base, level
+
+    def _ordered(self, base: Allocation, level: int) -> Generator[Proposal, Outcome, list[_Part]]:
+        """The blocks in the order in which the block tier takes them."""
+        if self._order == "network":
+            return list(self._blocks)
+        fmt = self._formats[level + 1]
+        probed: list[tuple[float, int]] = []
+        for index, part in enumerate(self._blocks):
+            outcome = yield from self._try(base.replace(part.sites, fmt), "sensitivity", f"{part.name} alone at {fmt}")
+            if outcome.quality_ok:
+                probed.append((outcome.loss, index))
+        return [self._blocks[index] for _, index in sorted(probed)]
+
+    def _lowered(
+        self, base: Allocation, part: _Part, level: int, tier: str
+    ) -> Generator[Proposal, Outcome, tuple[Allocation, int]]:
+        """`base` with `part` as low as the quality holds, and that place in the list."""
+        for index in range(level + 1, len(self._formats)):
+            fmt = self._formats[index]
+            allocation = base.replace(part.sites, fmt)
+            outcome = yield from self._try(allocation, tier, f"{part.name} at {fmt}")
+            if not outcome.quality_ok:
+                break
+            base, level = allocation, index
+        return base, level
+
+    def _try(self, allocation: Allocation, tier: str, note: str) -> Trial:
+        """The outcome of an allocation, asked for once only; past the limit everything counts as refused."""
+        if allocation.key not in self._outcomes:
+            if self._limit is not None and len(self._outcomes) >= self._limit:
+                return Outcome(quality_ok=False, memory_ok=False, loss=float("inf"))
+            self._outcomes[allocation.key] = yield Proposal(allocation, tier, note)
+        return self._outcomes[allocation.key]
+
+    def _uniform(self, fmt: Format) -> Allocation:
+        return Allocation.uniform(
+            self._anatomy, fmt, vectors=self._vectors, signs=self._signs, quantizer=self._quantizer
+        )
+
+    def _block(self, block: str) -> _Part:
+        return self._part(block, block, None)
+
+    def _part(self, name: str, block: str, module: str | None) -> _Part:
+        """The matrices of a block or module, without what is kept as signs."""
+        sites = [
+            site
+            for site in self._anatomy.sites_of(block, module)
+            if not site.is_vector and not (self._signs and site.binarized)
+        ]
+        return _Part(name, block, tuple(site.name for site in sites), sum(site.numel for site in sites))
+
+    def _modules(self, block: _Part) -> list[_Part]:
+        """The modules of an attention block that have something to lower; none when the block has but one."""
+        if block.block in (INPUT, OUTPUT):
+            return []
+        modules = [
+            self._part(f"{block.name} {module}", block.block, module) for module in self._anatomy.modules(block.block)
+        ]
+        modules = [part for part in modules if part.sites]
+        return modules if len(modules) > 1 else []
+
+    def _module_turns(self, order: list[_Part]) -> list[_Part]:
+        left_out = [part for part in self._blocks if part not in order]
+        turns = [self._modules(block) for block in (*order, *left_out)]
+        if self._order == "sensitivity":
+            turns = [sorted(modules, key=lambda part: -part.numel) for modules in turns]
+        return [part for modules in turns for part in modules]
+
+
+def _check(precisions: Sequence[int], template: Format, order: str, limit: int | None) -> None:
+    if not precisions:
+        raise AllocationError("the list of precisions is empty", "give bit widths, such as 8 6 4")
+    if template.kind != "integer":
+        raise AllocationError(f"{template} is not an integer format", "a template is such as int4-row or int4-g64")
+    if order not in ("sensitivity", "network"):
+        raise AllocationError(f"order {order!r} is not known", "use sensitivity or network")
+    if limit is not None and limit < 1:
+        raise AllocationError(f"a limit of {limit} evaluations leaves nothing to search", "give 1 or more")

@@ -1,0 +1,157 @@
+import pytest
+from networks.encoder import SpikingEncoder
+from networks.tied import TiedNetwork
+from torch import nn
+
+from qslm.anatomy import find_anatomy
+from qslm.errors import AllocationError, StudyError
+from qslm.formats import FLOAT16, FLOAT32, SIGN, Format
+from qslm.search import Outcome, TieredSearch
+
+
+def run(search, limit, memory_ok=lambda allocation: True, loss=None):
+    """Drive a search on an invented network quality: it breaks when the loss is above `limit`."""
+    asked = []
+    loss = loss or additive({})
+    while (proposal := search.ask()) is not None:
+        assert proposal is search.ask()
+        asked.append(proposal)
+        value = loss(proposal.allocation)
+        search.tell(proposal, Outcome(value <= limit, memory_ok(proposal.allocation), value))
+    assert search.ask() is None
+    return asked
+
+
+def additive(sensitivity):
+    """Each matrix loses 4^(8 - bits), times the sensitivity of its block or its module."""
+
+    def loss(allocation):
+        total = 0.0
+        for site, fmt in allocation.items():
+            factor = sensitivity.get(site.block, 1.0) * sensitivity.get(site.module, 1.0)
+            total += factor * 4.0 ** (8 - fmt.bits) if fmt.kind == "integer" else 0.0
+        return total
+
+    return loss
+
+
+def bits(allocation, block):
+    return {fmt.bits for site, fmt in allocation.items() if site.block == block and fmt.kind == "integer"}
+
+
+def accepted(asked, limit, loss):
+    return [proposal.allocation for proposal in asked if loss(proposal.allocation) <= limit]
+
+
+@pytest.fixture
+def anatomy():
+    return find_anatomy(SpikingEncoder(depth=3))
+
+
+def test_the_global_tier_descends_and_stops_at_the_first_break(anatomy):
+    loss = additive({})
+    sites = sum(not site.is_vector for site in anatomy.sites)
+    asked = run(TieredSearch(anatomy, order="network"), limit=sites * 4.0**2, loss=loss)
+    tiers = [proposal for proposal in asked if proposal.tier == "global"]
+    assert [bits(p.allocation, "input") for p in tiers] == [{16}, {14}, {12}, {10}, {8}, {6}, {5}]
+    assert tiers[0].note == "whole network at int16-row"
+    block = next(proposal for proposal in asked if proposal.tier == "block")
+    assert bits(block.allocation, "input") == {5} and bits(block.allocation, "output") == {6}
+
+
+def test_unmet_memory_alone_does_not_stop_the_descent(anatomy):
+    asked = run(TieredSearch(anatomy), limit=float("inf"), memory_ok=lambda allocation: False)
+    assert [bits(p.allocation, "output") for p in asked] == [{b} for b in (16, 14, 12, 10, 8, 6, 5, 4, 3, 2)]
+
+
+def test_blocks_go_from_the_least_sensitive_to_the_most(anatomy):
+    loss = additive({"input": 30.0, "attention 0": 3.0, "attention 1": 1.0, "attention 2": 2.0, "output": 20.0})
+    asked = run(TieredSearch(anatomy), limit=900.0, loss=loss)
+    probed = [p.note.split(" alone")[0] for p in asked if p.tier == "sensitivity"]
+    assert probed == list(anatomy.blocks)
+    tried = list(dict.fromkeys(p.note.rpartition(" at ")[0] for p in asked if p.tier == "block"))
+    expected = ["attention 1", "attention 2", "attention 0", "output", "input"]
+    assert tried == [block for block in expected if block in tried] and len(tried) >= 3
+
+
+def test_a_step_that_breaks_the_quality_is_reverted(anatomy):
+    loss, limit = additive({"input": 50.0, "attn.q.m": 0.01}), 2000.0
+    asked = run(TieredSearch(anatomy), limit, loss=loss)
+    kept = None
+    for proposal in (p for p in asked if p.tier in ("block", "module")):
+        if kept is not None:
+            changed = kept.diff(proposal.allocation)
+            owners = {(anatomy[name].block, anatomy[name].module) for name, _, _ in changed}
+            assert len({block for block, _ in owners}) == 1
+            assert proposal.tier == "block" or len(owners) == 1
+            assert all(new.bits < old.bits for _, old, new in changed)
+        kept = proposal.allocation if loss(proposal.allocation) <= limit else kept
+    last = accepted(asked, limit, loss)[-1]
+    assert bits(last, "input") != bits(last, "attention 0")
+    assert last["encoder.blocks.0.attn.q.m.weight"].bits < last["encoder.blocks.0.attn.k.m.weight"].bits
+
+
+def test_nothing_is_asked_twice_and_the_bound_holds(anatomy):
+    for order in ("sensitivity", "network"):
+        for limit in (0.0, 1e-3, 10.0, 3000.0, 1e9):
+            search = TieredSearch(anatomy, order=order)
+            asked = run(search, limit, loss=additive({"input": 9.0}))
+            assert len({p.allocation.key for p in asked}) == len(asked) <= search.maximum_evaluations
+
+
+def test_the_same_outcomes_give_the_same_proposals(anatomy):
+    first, second = (run(TieredSearch(anatomy), 1500.0) for _ in range(2))
+    assert first == second and len(first) > 20
+
+
+def test_where_the_highest_precision_breaks_the_base_is_float32(anatomy):
+    loss = additive({"input": 1e6, "output": 1e6})
+    asked = run(TieredSearch(anatomy, precisions=(8, 4)), limit=100.0, loss=loss)
+    assert [p.note for p in asked[:2]] == ["whole network at int8-row", "whole network at float32"]
+    last = accepted(asked, 100.0, loss)[-1]
+    assert last["emb.weight"] == FLOAT32 and last["encoder.blocks.1.mlp.0.m.weight"].bits == 8
+
+
+def test_template_vectors_and_signs_are_kept():
+    model = SpikingEncoder()
+    model.emb.binarized = True
+    search = TieredSearch(find_anatomy(model), (4,), Format.parse("int8-g32-s32"), FLOAT16, quantizer="clip")
+    allocation = search.ask().allocation
+    assert allocation["emb.weight"] == SIGN and allocation.quantizer == "clip"
+    assert allocation["classifier.bias"] == FLOAT16
+    assert str(allocation["classifier.weight"]) == "int4-g32-s32"
+    kept = TieredSearch(find_anatomy(model), (4,), signs=False).ask().allocation
+    assert str(kept["emb.weight"]) == "int4-row"
+
+
+def test_a_tied_head_is_decided_with_the_input():
+    anatomy = find_anatomy(TiedNetwork())
+    asked = run(TieredSearch(anatomy), limit=100.0)
+    assert not any(p.note.startswith("output") for p in asked)
+    last = asked[-1].allocation
+    assert last["head.weight"] == last["emb.weight"]
+
+
+def test_a_limit_ends_the_search(anatomy):
+    search = TieredSearch(anatomy, limit=7)
+    assert len(run(search, 1500.0)) == 7 == search.maximum_evaluations
+
+
+def test_bad_options_and_untimely_answers_are_refused(anatomy):
+    with pytest.raises(AllocationError, match="empty"):
+        TieredSearch(anatomy, precisions=())
+    with pytest.raises(AllocationError, match="not an integer format"):
+        TieredSearch(anatomy, template=FLOAT16)
+    with pytest.raises(AllocationError, match="order"):
+        TieredSearch(anatomy, order="random")
+    with pytest.raises(AllocationError, match="limit"):
+        TieredSearch(anatomy, limit=0)
+    first, second = TieredSearch(anatomy), TieredSearch(anatomy, precisions=(4,))
+    first.ask()
+    with pytest.raises(StudyError, match="not asked"):
+        first.tell(second.ask(), Outcome(True, True, 0.0))
+
+
+def test_a_network_of_vectors_is_asked_for_once():
+    search = TieredSearch(find_anatomy(nn.LayerNorm(5)), vectors=FLOAT16)
+    assert [str(p.allocation["weight"]) for p in run(search, 1.0)] == ["float16"]
