@@ -1,0 +1,163 @@
+"""Language modelling: perplexity per token and bits per byte over fixed windows of a text."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from qslm.data.tokenizer import EncodedText, encode_text
+from qslm.data.wikitext2 import word_tokens
+from qslm.errors import DataError, TaskError
+from qslm.tasks.task import Floats, Losses, Task
+
+CONTEXT = 256  # tokens of a window where the model does not say
+BATCH_WINDOWS = 16  # windows in a batch, at most
+BATCH_LOGITS = 32_000_000  # logits in a batch, at most (128 MB in float32), unless one window alone has more
+
+
+@dataclass(frozen=True, eq=False)
+class WindowBatch:
+    """Windows of one length: `ids` and, one token later, `targets`; both int64 `(windows, tokens)`."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+
+
+class LanguageModelling(Task):
+    """Perplexity exp(-(1/N) sum_i log p(t_i | t_<i in its window)) over the N tokens that a split predicts.
+
+    Window i has the inputs `ids[i*T : (i+1)*T]` and the targets one token later: windows do not overlap, each
+    starts without memory of the one before, every token but the first is predicted once, and the last window
+    may be shorter. Losses are nats, log-probabilities in float32 summed in float64.
+    """
+
+    metric = "perplexity"
+    higher_is_better = False
+    unit = "window"
+
+    def __init__(
+        self,
+        name: str,
+        texts: Mapping[str, str],
+        tokenizer: Tokenizer,
+        *,
+        context: int = CONTEXT,
+        windows: int | None = None,
+        vocabulary_size: int | None = None,
+        counts_words: bool = False,
+        evaluation_split: str = "report",
+    ) -> None:
+        """Take the text of each split.
+
+        context: tokens of a window. windows: measure only the first ones of a split. vocabulary_size: the
+        model's, to be checked against the ids. counts_words: give the perplexity per word, as WikiText counts
+        words.
+        """
+        if context < 1 or (windows is not None and windows < 1):
+            raise TaskError(f"{context=} tokens and {windows=} make no window.", "Give positive numbers.")
+        self.name = name
+        self.evaluation_split = evaluation_split
+        self._texts = dict(texts)
+        self._tokenizer = tokenizer
+        self._context = context
+        self._windows = windows
+        self._vocabulary_size = vocabulary_size
+        self._counts_words = counts_words
+        self._encoded: dict[str, EncodedText] = {}
+
+    def batches(self, split: str) -> list[WindowBatch]:
+        """Batches of several windows, in the text's order; a shorter last window stands alone."""
+        ids = self._encode(split).ids
+        predicted = len(ids) - 1
+        if self._windows is not None:
+            predicted = min(predicted, self._windows * self._context)
+        size = self._context * self._batch_windows()
+        full = predicted - predicted % self._context
+        starts = [*range(0, full, size), *([full] if full < predicted else [])]
+        ends = [*starts[1:], predicted]
+        return [self._window_batch(ids, start, end) for start, end in zip(starts, ends, strict=True)]
+
+    def losses(self, model: nn.Module, batch: WindowBatch) -> Losses:
+        """Nats of each window. `model(ids)` gives logits `(windows, tokens, vocabulary)`."""
+        device = next(model.parameters()).device
+        windows, tokens = batch.ids.shape
+        with torch.inference_mode():
+            logits = model(batch.ids.to(device))
+            self._check_logits(logits, batch)
+            nats = [_nats(*pair) for pair in zip(logits, batch.targets.to(device), strict=True)]
+        return Losses(np.array(nats), np.full(windows, float(tokens)), windows * tokens)
+
+    def reduce(self, losses: Losses) -> float:
+        """Perplexity: exp of the mean nats per token (infinite where it outgrows a float)."""
+        return float(_exp(np.array(super().reduce(losses))))
+
+    def reduce_without_each(self, losses: Losses) -> Floats:
+        """Perplexity `(windows,)` with one window left out."""
+        return _exp(losses.without_each())
+
+    def details(self, losses: Losses, split: str) -> dict[str, float]:
+        """`bits_per_byte` of the predicted text in UTF-8; `word_perplexity` over a whole split of WikiText-2.
+
+        The perplexity per word is exp(nats / words), words as `qslm.data.wikitext2.word_tokens` counts them.
+        """
+        encoded, nats, predicted = self._encode(split), float(losses.values.sum()), int(losses.weights.sum())
+        size = encoded.bytes_until(predicted) - encoded.bytes_until(0)
+        details = {"bits_per_byte": nats / math.log(2) / max(size, 1)}
+        if self._counts_words and self._windows is None:
+            details["word_perplexity"] = float(_exp(np.array(nats / word_tokens(self._texts[split]))))
+        return details
+
+    def _window_batch(self, ids: torch.Tensor, start: int, end: int) -> WindowBatch:
+        tokens = min(self._context, end - start)
+        return WindowBatch(ids[start:end].view(-1, tokens), ids[start + 1 : end + 1].view(-1, tokens))
+
+    def _batch_windows(self) -> int:
+        vocabulary = self._vocabulary_size or self._tokenizer.get_vocab_size()
+        return max(1, min(BATCH_WINDOWS, BATCH_LOGITS // (self._context * vocabulary)))
+
+    def _encode(self, split: str) -> EncodedText:
+        if split not in self._encoded:
+            if split not in self._texts:
+                known = ", ".join(self._texts)
+                raise TaskError(f"The task {self.name} has no split {split!r}.", f"Its splits are: {known}.")
+            limit = None if self._windows is None else self._windows * self._context + 1
+            encoded = encode_text(self._tokenizer, self._texts[split], limit)
+            self._check_ids(encoded.ids, split)
+            self._encoded[split] = encoded
+        return self._encoded[split]
+
+    def _check_ids(self, ids: torch.Tensor, split: str) -> None:
+        if len(ids) < 2:
+            raise DataError(f"The split {split} of {self.name} has {len(ids)} tokens.", "Give a longer text.")
+        largest = int(ids.max())
+        if self._vocabulary_size is not None and largest >= self._vocabulary_size:
+            raise TaskError(
+                f"The tokenizer gives the id {largest:,}, but the model's vocabulary has "
+                f"{self._vocabulary_size:,} tokens.",
+                "Give the tokenizer that the model was trained with (--tokenizer FILE).",
+            )
+
+    def _check_logits(self, logits: torch.Tensor, batch: WindowBatch) -> None:
+        largest = int(batch.targets.max())
+        if logits.dim() != 3 or logits.shape[:2] != batch.ids.shape or logits.shape[2] <= largest:
+            raise TaskError(
+                f"For ids {tuple(batch.ids.shape)} up to {largest:,} the model gives {tuple(logits.shape)}, "
+                "not logits (batch, tokens, vocabulary).",
+                f"{self.name} needs a language model with the tokenizer's vocabulary.",
+            )
+
+
+def _nats(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Summed negative log-likelihood of one window: logits `(tokens, vocabulary)`, targets `(tokens,)`."""
+    losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return float(losses.double().sum())
+
+
+def _exp(values: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        result: Floats = np.exp(values)
+    return result

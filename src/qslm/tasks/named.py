@@ -1,0 +1,122 @@
+"""The tasks that have a name: wikitext2, sst2, and the user's own files as text and labelled."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from qslm.data.files import LabelledText, load_labelled_file, load_text_file, split_halves
+from qslm.data.sst2 import load_sst2
+from qslm.data.wikitext2 import load_wikitext2
+from qslm.errors import TaskError
+from qslm.progress import SILENT, Progress
+from qslm.tasks.classification import Classification
+from qslm.tasks.language_modelling import CONTEXT, LanguageModelling
+from qslm.tasks.task import Task
+
+TEXT_TASKS = ("wikitext2", "text")
+LABELLED_TASKS = ("sst2", "labelled")
+FILE_TASKS = ("text", "labelled")
+NAMES = TEXT_TASKS + LABELLED_TASKS
+SEED = 4  # of the halves of a user's table
+
+
+def make_task(
+    name: str,
+    *,
+    tokenizer: Tokenizer | None,
+    config: Mapping[str, Any],
+    data: Path | None = None,
+    file: Path | None = None,
+    context: int | None = None,
+    windows: int | None = None,
+    progress: Progress = SILENT,
+) -> Task:
+    """The task `name` for a model with this tokenizer and configuration.
+
+    wikitext2, sst2: published data (`data` is a folder that has them). text, labelled: the user's own `file`,
+    whose split "all" is the whole of it; for a search, "search" is its first half and "report" its second (of
+    a table, halves drawn with a fixed seed), and there is no "calibrate". context: tokens of a window or of a
+    sentence, by default the model's. windows: measure only the first ones of a split.
+
+    Raises TaskError when the model does not suit the task, DataError when the data is missing or unusable.
+    """
+    _check_request(name, config, file, windows)
+    if tokenizer is None:
+        raise TaskError(f"The task {name} needs a tokenizer, and the checkpoint has none.", "Give --tokenizer FILE.")
+    vocabulary_size = config.get("vocabulary_size")
+    context = context if context is not None else int(config.get("context_length") or CONTEXT)
+    evaluation_split = "all" if name in FILE_TASKS else "report"
+    if name in TEXT_TASKS:
+        return LanguageModelling(
+            name,
+            _texts(name, data, file, progress),
+            tokenizer,
+            context=context,
+            windows=windows,
+            vocabulary_size=vocabulary_size,
+            counts_words=name == "wikitext2",
+            evaluation_split=evaluation_split,
+        )
+    splits, classes = _labelled(name, config.get("classes"), data, file, progress)
+    return Classification(
+        name,
+        splits,
+        tokenizer,
+        classes=classes,
+        context=context,
+        vocabulary_size=vocabulary_size,
+        evaluation_split=evaluation_split,
+        progress=progress,
+    )
+
+
+def _check_request(name: str, config: Mapping[str, Any], file: Path | None, windows: int | None) -> None:
+    if name not in NAMES:
+        raise TaskError(f"There is no task {name!r}.", f"The tasks are: {', '.join(NAMES)}.")
+    if (file is not None) != (name in FILE_TASKS):
+        problem = f"The task {name} {'reads no' if file is not None else 'needs a'} file."
+        raise TaskError(problem, f"Give --file FILE with {' or '.join(FILE_TASKS)}, and with no other task.")
+    if windows is not None and name in LABELLED_TASKS:
+        raise TaskError(f"The task {name} has sentences, no windows.", "Leave --windows out.")
+    if config:
+        _check_model(name, config.get("classes"))
+
+
+def _check_model(name: str, classes: int | None) -> None:
+    if name in TEXT_TASKS and classes is not None:
+        raise TaskError(
+            f"The task {name} needs a language model, but the model is a classifier of {classes} classes.",
+            f"Give a language model, or one of the tasks {', '.join(LABELLED_TASKS)}.",
+        )
+    if name in LABELLED_TASKS and classes is None:
+        raise TaskError(
+            f"The task {name} needs a classifier, but the model is a language model.",
+            "Fine-tune it first: qslm train classifier --init CHECKPOINT.",
+        )
+
+
+def _texts(name: str, data: Path | None, file: Path | None, progress: Progress) -> dict[str, str]:
+    if file is not None:
+        text = load_text_file(file)
+        search, report = split_halves(text)
+        return {"search": search, "report": report, "all": text}
+    corpus = load_wikitext2(data, progress)
+    return {"calibrate": corpus.calibrate, "search": corpus.search, "report": corpus.report}
+
+
+def _labelled(
+    name: str, classes: int | None, data: Path | None, file: Path | None, progress: Progress
+) -> tuple[dict[str, LabelledText], int]:
+    if file is not None:
+        table = load_labelled_file(file, classes)
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(SEED)).tolist()
+        middle = len(order) // 2
+        halves = table.select(sorted(order[:middle])), table.select(sorted(order[middle:]))
+        return {"search": halves[0], "report": halves[1], "all": table}, classes or max(table.labels) + 1
+    corpus = load_sst2(data, progress)
+    if classes not in (None, corpus.classes):
+        raise TaskError(f"SST-2 has {corpus.classes} classes, but the model has {classes}.", "Use --task labelled.")
+    return {"calibrate": corpus.calibrate, "search": corpus.search, "report": corpus.report}, corpus.classes

@@ -1,0 +1,108 @@
+"""What a task is: data in fixed batches, and the losses of a model on one of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from qslm.tasks.fingerprint import fingerprint
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """What a model lost on each unit (window, sentence) of a split.
+
+    values: float64 `(units,)`, the sum of the losses in a unit (a window's nats; 1 for a sentence that is
+    right, 0 for one that is wrong). weights: float64 `(units,)`, how many losses were summed (a window's
+    tokens; 1). tokens: how many tokens went through the model. units: int64 `(units,)`, the place of each
+    unit in the split, where batches are not in the split's order.
+    """
+
+    values: Floats
+    weights: Floats
+    tokens: int
+    units: npt.NDArray[np.int64] | None = None
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Losses]") -> "Losses":
+        """The losses of all batches, in the order of the split."""
+        values = np.concatenate([part.values for part in parts]) if parts else np.zeros(0)
+        weights = np.concatenate([part.weights for part in parts]) if parts else np.zeros(0)
+        tokens = sum(part.tokens for part in parts)
+        placed = [part.units for part in parts if part.units is not None]
+        if not parts or len(placed) < len(parts):
+            return Losses(values, weights, tokens)
+        units = np.concatenate(placed)
+        order = np.argsort(units, kind="stable")
+        return Losses(values[order], weights[order], tokens, units[order])
+
+    def without_each(self) -> Floats:
+        """Weighted means `(units,)` of the losses that remain when one unit is left out."""
+        means: Floats = (self.values.sum() - self.values) / (self.weights.sum() - self.weights)
+        return means
+
+    def without(self, unit: int) -> "Losses":
+        """The losses of all units but one."""
+        units = None if self.units is None else np.delete(self.units, unit)
+        return Losses(np.delete(self.values, unit), np.delete(self.weights, unit), self.tokens, units)
+
+
+class Task(ABC):
+    """Data and a metric. Subclass it with two methods, and the whole of qslm works with your own.
+
+    The exact-match rate of a model that returns logits `(batch, classes)`:
+
+        class ExactMatch(Task):
+            name, metric, unit = "my-set", "exact match", "sample"
+
+            def batches(self, split):
+                return [(ids, labels) for ids, labels in my_batches[split]]
+
+            def losses(self, model, batch):
+                ids, labels = batch
+                right = (model(ids).argmax(-1) == labels).double().numpy()
+                return Losses(right, np.ones(len(right)), tokens=ids.numel())
+
+    The metric is the weighted mean of the losses; override `reduce` for another one (intervals follow it),
+    and set `higher_is_better` to False for one that falls as models get better. Splits are "calibrate" (for
+    quantizers that look at data), "search" and "report"; a task may have others. Batches have fixed shapes
+    and a fixed order: what is measured must not depend on chance.
+    """
+
+    name: str = "own"
+    metric: str = "score"
+    higher_is_better: bool = True
+    unit: str = "sample"
+    evaluation_split: str = "report"  # what a plain evaluation, outside of a search, measures
+
+    @abstractmethod
+    def batches(self, split: str) -> Sequence[Any]:
+        """The batches of a split."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Any) -> Losses:
+        """What the model loses on each unit of a batch. Raises TaskError when the model does not fit."""
+
+    def reduce(self, losses: Losses) -> float:
+        """The metric: the weighted mean of the losses."""
+        return float(losses.values.sum() / losses.weights.sum())
+
+    def reduce_without_each(self, losses: Losses) -> Floats:
+        """The metric `(units,)` with one unit left out, for each unit: what the jackknife needs."""
+        if type(self).reduce is Task.reduce:
+            return losses.without_each()
+        return np.array([self.reduce(losses.without(unit)) for unit in range(len(losses.values))])
+
+    def details(self, losses: Losses, split: str) -> dict[str, float]:
+        """Further metrics of the same losses, by name."""
+        return {}
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256, in hexadecimal, of the split's batches and of the metric: equal tasks have equal ones."""
+        return fingerprint((self.name, self.metric, self.higher_is_better, self.unit, list(self.batches(split))))
