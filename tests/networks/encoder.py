@@ -80,7 +80,5 @@ def seeded(model, seed):
     for parameter in model.parameters():
         if parameter.dim() > 1:
             with torch.no_grad():
-                parameter.copy_(
-                    torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
-                )
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
     return model.eval()

@@ -1,0 +1,277 @@
+"""The durable store of every evaluation of a study, in SQLite.
+
+A `put` is on the disk before it returns (rollback journal, synchronous=EXTRA), so a study that is killed at
+any moment finds what it had measured. One process at a time writes to a ledger; another one is refused.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from qslm.errors import LedgerError
+from qslm.evaluation.evaluation import Evaluation
+from qslm.tasks.task import Losses
+
+APPLICATION_ID = 0x51534C4D  # "QSLM"
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE identity (text TEXT NOT NULL);
+CREATE TABLE evaluations (
+    number INTEGER PRIMARY KEY, key TEXT NOT NULL, split TEXT NOT NULL, allocation TEXT NOT NULL,
+    tier TEXT NOT NULL, note TEXT NOT NULL, metric TEXT NOT NULL, value REAL, low REAL, high REAL,
+    losses BLOB NOT NULL, weights BLOB NOT NULL, tokens INTEGER NOT NULL, file_bytes INTEGER NOT NULL,
+    seconds REAL NOT NULL, details TEXT NOT NULL, UNIQUE (key, split)
+);
+"""
+_COLUMNS = (
+    "key, split, allocation, tier, note, metric, value, low, high, losses, weights, tokens, file_bytes, "
+    "seconds, details"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One evaluation as the ledger holds it; `number` counts from 1 in the order in which they were made."""
+
+    number: int
+    key: str
+    split: str
+    allocation: str
+    tier: str
+    note: str
+    evaluation: Evaluation
+
+
+class Ledger:
+    """All evaluations of one study; made by `Ledger.open` or, to look only, by `Ledger.read`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, identity: Mapping[str, Any]) -> "Ledger":
+        """Open the ledger of a study for writing, or start it.
+
+        `identity` says what the evaluations depend on (checkpoint, task, data, versions, threads, ...), as
+        JSON values. Raises LedgerError when the file belongs to another identity, naming every difference,
+        when another process has it open, when it is damaged, or when it cannot be written.
+        """
+        with _explained(path):
+            lock = _locked(path)
+            try:
+                ledger = cls(path, sqlite3.connect(path, isolation_level=None), lock)
+            except BaseException:
+                os.close(lock)
+                raise
+            try:
+                ledger._prepare(dict(identity))
+            except BaseException:
+                ledger.close()
+                raise
+        return ledger
+
+    @classmethod
+    def read(cls, path: Path) -> "Ledger":
+        """Open a ledger to look at it, also while a study writes to it. Raises LedgerError."""
+        with _explained(path):
+            if not path.is_file():
+                raise LedgerError(f"there is no ledger {path}", "give the run folder of a study")
+            # A writer that was killed may have left a journal: only a connection that may write rolls it back.
+            mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+            uri = f"{path.resolve().as_uri()}?mode={mode}"
+            ledger = cls(path, sqlite3.connect(uri, uri=True, isolation_level=None), None)
+            try:
+                ledger._check()
+            except BaseException:
+                ledger.close()
+                raise
+        return ledger
+
+    def close(self) -> None:
+        """Close the file and let other processes have it."""
+        self._connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the evaluations in it depend on."""
+        with _explained(self.path):
+            found = self._connection.execute("SELECT text FROM identity").fetchall()
+        try:
+            value = json.loads(found[0][0]) if len(found) == 1 else None
+        except (TypeError, ValueError):
+            value = None
+        if not isinstance(value, dict):
+            raise _damaged(self.path, "it does not say what it belongs to")
+        return value
+
+    def get(self, key: str, split: str) -> Evaluation | None:
+        """The evaluation of the allocation with this key on a split, if there is one."""
+        query = f"SELECT number, {_COLUMNS} FROM evaluations WHERE key = ? AND split = ?"
+        with _explained(self.path):
+            found = self._connection.execute(query, (key, split)).fetchone()
+        return None if found is None else self._row(found).evaluation
+
+    def put(self, key: str, split: str, allocation: str, tier: str, note: str, evaluation: Evaluation) -> None:
+        """Store an evaluation; it is on the disk when this returns. `key` is the digest of `allocation`."""
+        values = (
+            *(key, split, allocation, tier, note),
+            *(evaluation.metric, evaluation.value, evaluation.low, evaluation.high),
+            *(_blob(evaluation.losses.values), _blob(evaluation.losses.weights), evaluation.losses.tokens),
+            *(evaluation.footprint_file, evaluation.seconds, json.dumps(evaluation.details, sort_keys=True)),
+        )
+        marks = ", ".join("?" * len(values))
+        with _explained(self.path):
+            self._connection.execute(f"INSERT INTO evaluations ({_COLUMNS}) VALUES ({marks})", values)
+
+    def rows(self, split: str) -> list[Row]:
+        """All evaluations on a split, in the order in which they were made."""
+        query = f"SELECT number, {_COLUMNS} FROM evaluations WHERE split = ? ORDER BY number"
+        with _explained(self.path):
+            found = self._connection.execute(query, (split,)).fetchall()
+        return [self._row(values) for values in found]
+
+    def _prepare(self, identity: dict[str, Any]) -> None:
+        self._connection.execute("PRAGMA journal_mode = DELETE")
+        self._connection.execute("PRAGMA synchronous = EXTRA")
+        if self._connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+            self._create(identity)
+        self._check()
+        _refuse_differences(self.path, self.identity, json.loads(json.dumps(identity)))
+
+    def _create(self, identity: dict[str, Any]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            self._connection.execute(statement)
+        self._connection.execute("INSERT INTO identity VALUES (?)", (json.dumps(identity, sort_keys=True),))
+        self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._connection.execute("COMMIT")
+
+    def _check(self) -> None:
+        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise LedgerError(f"{self.path} is not a ledger of qslm", "give the run folder of a study")
+        if version != SCHEMA_VERSION:
+            raise LedgerError(
+                f"{self.path} has ledger version {version}, this is version {SCHEMA_VERSION}",
+                "start the study in a new folder",
+            )
+        problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise _damaged(self.path, str(problem))
+
+    def _row(self, values: tuple[Any, ...]) -> Row:
+        try:
+            return _parsed(values)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise _damaged(self.path, f"evaluation {values[0]}: {error}") from None
+
+
+def _parsed(values: tuple[Any, ...]) -> Row:
+    number, key, split, allocation, tier, note, metric, value, low, high, *rest = values
+    losses, weights, tokens, file_bytes, seconds, details = rest
+    if hashlib.sha256(allocation.encode()).hexdigest() != key:
+        raise ValueError("the allocation does not have the digest it is stored under")
+    measured = Losses(_numbers(losses), _numbers(weights), int(tokens))
+    if len(measured.values) != len(measured.weights):
+        raise ValueError(f"{len(measured.values)} losses but {len(measured.weights)} weights")
+    figures = {str(name): float(figure) for name, figure in json.loads(details).items()}
+    value, low, high = (float("nan") if number is None else float(number) for number in (value, low, high))
+    found = Evaluation(str(metric), value, low, high, measured, int(file_bytes), float(seconds), figures)
+    return Row(int(number), str(key), str(split), allocation, str(tier), str(note), found)
+
+
+def _blob(values: np.ndarray) -> bytes:
+    return np.ascontiguousarray(values, dtype="<f8").tobytes()
+
+
+def _numbers(blob: Any) -> np.ndarray:
+    if not isinstance(blob, bytes) or len(blob) % 8:
+        raise ValueError("its losses are not a row of 8-byte numbers")
+    return np.frombuffer(blob, dtype="<f8").astype(np.float64)
+
+
+def _refuse_differences(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    found = list(_differences(stored, wanted))
+    if found:
+        raise LedgerError(
+            f"{path} belongs to another study: " + "; ".join(found),
+            "go on with what it was started with, or give a new folder",
+        )
+
+
+def _differences(stored: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """Every place where two JSON values differ, as `task.split was "a", is "b"`."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in sorted(stored.keys() | wanted.keys()):
+            place = f"{name}.{key}" if name else key
+            yield from _differences(stored.get(key, "absent"), wanted.get(key, "absent"), place)
+    elif stored != wanted:
+        yield f"{name} was {_short(stored)}, is {_short(wanted)}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _locked(path: Path) -> int:
+    """Lock the run folder; the system gives the lock back when the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise LedgerError(
+            f"another study is running in {path.parent}", "wait for its end, or give another folder"
+        ) from None
+    return lock
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into a LedgerError."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise LedgerError(f"{path} already has this evaluation: {error}", "report this as a defect") from error
+    except sqlite3.OperationalError as error:
+        raise LedgerError(
+            f"{path} cannot be used: {error}", "check the free space and the permissions of the folder"
+        ) from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise LedgerError(
+            f"{path} cannot be used: {error.strerror or error}",
+            "check the free space and the permissions of the folder",
+        ) from error
+
+
+def _damaged(path: Path, reason: str) -> LedgerError:
+    return LedgerError(f"{path} is damaged: {reason}", "remove it to start the study anew, or restore a copy")
