@@ -46,7 +46,7 @@ class ArctangentSpike(torch.autograd.Function):
         return (x >= 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def,override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         """Return the surrogate gradient."""
         (x,) = ctx.saved_tensors
         return gradient * (0.5 * ctx.alpha) / (1 + (0.5 * math.pi * ctx.alpha * x) ** 2), None
@@ -160,7 +160,7 @@ class FusedLIF(torch.autograd.Function):
         return spikes, membrane
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def,override]
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         """Return the gradient through spikes and resets, with the arctangent surrogate."""
         x = ctx.saved_tensors[0].contiguous()
         out = torch.empty_like(x)

@@ -45,7 +45,7 @@ class SpikeGPTConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SpikeGPTConfig":
         """Read `to_dict`'s output; raises CheckpointError on a missing or unusable value."""
-        fields = {name: values.get(name) for name in cls.__dataclass_fields__ if name in values}
+        fields: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         flag = fields.pop("binary_embedding", True)
         sizes = {name: size for name, size in fields.items() if not (name == "classes" and size is None)}
         bad = {name: size for name, size in sizes.items() if type(size) is not int or not 0 < size < 2**31}
@@ -137,8 +137,7 @@ class Block(nn.Module):
 
     def __init__(self, config: SpikeGPTConfig, first: bool) -> None:
         super().__init__()
-        if first:
-            self.ln0 = nn.LayerNorm(config.width)
+        self.ln0 = nn.LayerNorm(config.width) if first else None
         self.ln1 = nn.LayerNorm(config.width)
         self.ln2 = nn.LayerNorm(config.width)
         self.att = TimeMixing(config.width)
@@ -146,11 +145,11 @@ class Block(nn.Module):
         self.att_lif = LIF()
         self.ffn_lif = LIF()
 
-    def forward(
-        self, x: Tensor, state: LayerState | None, trace: SpikeTrace | None
-    ) -> tuple[Tensor, LayerState]:
+    def forward(self, x: Tensor, state: LayerState | None, trace: SpikeTrace | None) -> tuple[Tensor, LayerState]:
         """Map x (batch, tokens, width) to the same shape, and carry the state on."""
         empty = x.new_zeros(x.shape[0], x.shape[2])
+        if self.ln0 is not None:
+            x = self.ln0(x)
         a = self.ln1(x)
         current, attention = self.att(a, state.att_input if state else empty, state.wkv if state else None)
         spikes, att_membrane = self.att_lif(current, state.att_membrane if state else None, trace)
@@ -219,8 +218,6 @@ class SpikeGPT(nn.Module):
         x = self.emb(ids)
         states = []
         for i, block in enumerate(self.blocks):
-            if i == 0:
-                x = block.ln0(x)
             x, after = block(x, state[i] if state else None, trace)
             x = self.dropout(x)
             states.append(after)

@@ -72,7 +72,7 @@ class FusedWKV(torch.autograd.Function):
         return y, last
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def,override]
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
         """Return the gradients of w, u, k and v."""
         w, u, k, v = (tensor.contiguous() for tensor in ctx.saved_tensors)
         gw, gu = (k.new_empty(k.shape[0], k.shape[2]) for _ in range(2))

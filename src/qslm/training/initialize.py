@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from qslm.models.spikegpt import SpikeGPT, TimeMixing
+from qslm.models.spikegpt import Block, SpikeGPT
 
 
 def initialize(model: SpikeGPT, seed: int) -> None:
@@ -22,14 +22,13 @@ def initialize(model: SpikeGPT, seed: int) -> None:
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, generator=generator)
         model.emb.weight.uniform_(-0.02, 0.02, generator=generator)
-        for layer, block in enumerate(model.blocks):
-            _initialize_mixing(block, layer, model.config.layers)
+        blocks = [module for module in model.modules() if isinstance(module, Block)]
+        for layer, block in enumerate(blocks):
+            _initialize_mixing(block, layer, len(blocks))
 
 
-def _initialize_mixing(block: nn.Module, layer: int, layers: int) -> None:
+def _initialize_mixing(block: Block, layer: int, layers: int) -> None:
     attention = block.att
-    if not isinstance(attention, TimeMixing):
-        raise TypeError("a SpikeGPT block has a TimeMixing `att`")
     width = attention.time_decay.numel()
     position = torch.arange(width) / max(width - 1, 1)
     depth = layer / max(layers - 1, 1)  # 0 to 1

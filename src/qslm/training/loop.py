@@ -81,13 +81,14 @@ def train(
             group["lr"] = settings.rate(step)
         loss = loss_of_step(step)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
         optimizer.step()
         recent.append(loss.item())
         if not math.isfinite(recent[-1]):
             raise TrainingError(
-                f"The loss of step {step} is {recent[-1]}.", f"Lower the rate, now {settings.peak_rate}, and start anew."
+                f"The loss of step {step} is {recent[-1]}.",
+                f"Lower the rate, now {settings.peak_rate}, and start anew.",
             )
         last = step + 1 == settings.steps
         if (step + 1) % 50 == 0 or last:
@@ -104,7 +105,12 @@ def train(
 
 
 def save(
-    path: Path, identity: dict[str, Any], step: int, model: nn.Module, optimizer: torch.optim.Optimizer, history: History
+    path: Path,
+    identity: dict[str, Any],
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: History,
 ) -> None:
     """Write the state so that a kill at any moment leaves the old or the new one."""
     state = {
@@ -135,7 +141,9 @@ def resume(
         step, history = int(state["step"]), History(**json.loads(state["history"]))
     except Exception as error:  # a damaged file fails in many ways inside torch.load
         raise TrainingError(f"{path} is not the state of a training: {error}", "Delete it to start anew.") from error
-    changed = {key: (before.get(key), identity.get(key)) for key in before | identity if before.get(key) != identity.get(key)}
+    changed = {
+        key: (before.get(key), identity.get(key)) for key in before | identity if before.get(key) != identity.get(key)
+    }
     if changed:
         listed = ", ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in sorted(changed.items()))
         raise TrainingError(f"{path} belongs to another training: {listed}.", "Name another output folder.")

@@ -33,7 +33,7 @@ class NextTokenLoss(torch.autograd.Function):
         return total / len(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def,override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
         """Return the gradients of x and weight."""
         gradient_x, gradient_weight = ctx.saved_tensors
         return gradient_x.float() * gradient, gradient_weight * gradient, None

@@ -1,0 +1,197 @@
+"""Open whatever names a model: a file, a folder, a packed artifact, a shipped checkpoint, or a Hub id."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from qslm import artifact
+from qslm.data.tokenizer import encode, load_tokenizer, parse_tokenizer
+from qslm.data.wikitext2 import load_wikitext2
+from qslm.errors import CheckpointError, DataError
+from qslm.models.checkpoint import SUFFIXES, load_spikegpt, read_state
+from qslm.models.spikegpt import SpikeGPT
+from qslm.progress import SILENT, Progress
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "config.json", "tokenizer.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+CALIBRATION_TOKENS = 2048
+BINARY_EMBEDDING = ("auto", "true", "false")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model ready to run, and what is known of the file it came from."""
+
+    name: str
+    model: SpikeGPT  # evaluation mode, float32
+    tokenizer: Tokenizer | None
+    digest: str  # sha256 of the weight file and of what changes its meaning
+    file_bytes: int
+    allocation: str | None = None  # canonical JSON, for a packed artifact
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says of the model."""
+        return self.model.config.to_dict()
+
+
+def load_model(source: str | Path, **options: Any) -> SpikeGPT:
+    """Return the network of `load_checkpoint`, in evaluation mode: ids (batch, tokens) to logits.
+
+    A language model gives logits (batch, tokens, vocabulary), a classifier (batch, classes).
+    """
+    return load_checkpoint(source, **options).model
+
+
+def load_checkpoint(
+    source: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    binary_embedding: str | bool = "auto",
+    progress: Progress = SILENT,
+) -> Checkpoint:
+    """Open a checkpoint file or folder, a packed artifact, the name of a shipped checkpoint, or a Hub id.
+
+    `tokenizer` names a `tokenizer.json` for checkpoints that carry none. `binary_embedding` "auto" is what the
+    checkpoint's `config.json` says; else the one of lower loss on calibration text; else true (derived: the
+    published training code binarizes). Raises CheckpointError or DataError with the remedy.
+    """
+    choice = str(binary_embedding).lower()
+    if choice not in BINARY_EMBEDDING:
+        raise CheckpointError(
+            f"binary_embedding is {binary_embedding!r}.", f"Choose one of {', '.join(BINARY_EMBEDDING)}."
+        )
+    path = locate(source)
+    given = load_tokenizer(tokenizer) if tokenizer is not None else None
+    if path.is_dir() and artifact.is_artifact(path):
+        return _open_artifact(path, given)
+    weights = _weight_file(path)
+    config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
+    found = given or (load_tokenizer(beside) if beside.is_file() else None)
+    state = read_state(weights)
+    if choice != "auto":
+        config = {**config, "binary_embedding": choice == "true"}
+    model = load_spikegpt(state, config, origin=str(weights))
+    if "binary_embedding" not in config and found is not None and model.config.classes is None:
+        model = _likelier_embedding(model, state, config, found, str(weights), progress)
+    meaning = json.dumps({"binary_embedding": model.config.binary_embedding})
+    digest = _digest(weights, meaning)
+    return Checkpoint(path.name, model, found, digest, weights.stat().st_size)
+
+
+def locate(source: str | Path) -> Path:
+    """Return the file or folder that `source` names; fetches it when it is a Hub id.
+
+    Raises CheckpointError when there is none, naming the shipped checkpoints.
+    """
+    path = Path(source)
+    if path.exists():
+        return path
+    if (SHIPPED / str(source) / "model.safetensors").is_file():
+        return SHIPPED / str(source)
+    problem = f"There is no checkpoint {str(source)!r}: no such file or folder, and none of that name is shipped"
+    if HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES:
+        return _fetch(str(source), problem)
+    raise CheckpointError(f"{problem}.", f"Give a path, a Hub id, or one of: {', '.join(shipped_names())}.")
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the checkpoints that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
+
+
+def _fetch(hub_id: str, problem: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the Hub's client fails in many ways: no network, no such id, no permission
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{problem}, and the Hub did not give it: {reason}.",
+            f"Check the name and the network, or give a path or one of: {', '.join(shipped_names())}.",
+        ) from error
+
+
+def _weight_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    named = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    found = named[:1] or sorted(
+        file for file in path.iterdir() if file.suffix in SUFFIXES and file.name != "training.pt"
+    )
+    if len(found) != 1:
+        listed = ", ".join(file.name for file in found) or "none"
+        raise CheckpointError(
+            f"The folder {path} should hold one weight file; it holds {listed}.", "Name the file itself."
+        )
+    return found[0]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return `config.json` when it is ours, else nothing; other programs put theirs beside the weights as well."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}.", "Repair or remove it.") from error
+    return config if isinstance(config, dict) and config.get("architecture") == "spikegpt" else {}
+
+
+def _open_artifact(folder: Path, tokenizer: Tokenizer | None) -> Checkpoint:
+    packed = artifact.read(folder)
+    model = load_spikegpt(packed.state_dict(), packed.config, origin=str(folder))
+    if tokenizer is None and packed.tokenizer_json is not None:
+        tokenizer = parse_tokenizer(packed.tokenizer_json, str(folder / "tokenizer.json"))
+    return Checkpoint(folder.name, model, tokenizer, packed.sha256, packed.file_bytes, packed.allocation_json)
+
+
+def _likelier_embedding(
+    model: SpikeGPT,
+    state: Mapping[str, Tensor],
+    config: dict[str, Any],
+    tokenizer: Tokenizer,
+    origin: str,
+    progress: Progress,
+) -> SpikeGPT:
+    """Return the network with a binarized or a real embedding, whichever predicts calibration text better."""
+    try:
+        text = load_wikitext2(progress=progress).calibrate
+    except DataError:
+        return model
+    ids = encode(tokenizer, text[: 16 * CALIBRATION_TOKENS])[: CALIBRATION_TOKENS + 1]
+    if int(ids.max()) >= model.config.vocabulary_size:
+        return model
+    real = load_spikegpt(state, {**config, "binary_embedding": False}, origin=origin)
+    losses = {candidate: _loss(candidate, ids) for candidate in (model, real)}
+    chosen = min(losses, key=lambda candidate: losses[candidate])
+    progress.message(
+        f"Embedding: binarized {losses[model]:.3f}, real {losses[real]:.3f} nats per token on {len(ids) - 1} tokens of "
+        f"calibration text; taken as {'binarized' if chosen is model else 'real'}."
+    )
+    return chosen
+
+
+def _loss(model: SpikeGPT, ids: Tensor) -> float:
+    length = min(model.config.context_length, len(ids) - 1)
+    with torch.inference_mode():
+        logits = torch.cat([model(window[None])[0] for window in ids[:-1].split(length)])
+    return float(torch.nn.functional.cross_entropy(logits, ids[1:]))
+
+
+def _digest(weights: Path, meaning: str) -> str:
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(meaning.encode())
+    return digest.hexdigest()

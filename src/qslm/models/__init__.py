@@ -1,0 +1,1 @@
+"""Published networks, one a file, and their neurons."""

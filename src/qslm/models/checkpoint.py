@@ -1,0 +1,142 @@
+"""Checkpoint files in: `.pth` by restricted unpickling, `.safetensors`; sizes are inferred from the tensors."""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from qslm.errors import CheckpointError
+from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+BLOCK_KEY = re.compile(r"blocks\.(\d+)\.")
+ROWS_CHECKED_AT_ONCE = 1 << 22  # values
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint file by name, mapped from disk where the file allows it.
+
+    Raises CheckpointError when the file is missing, damaged, of another kind, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file at {path}.", "Give a .pth or .safetensors file.")
+    try:
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}.", "Fetch the file again; it may be truncated."
+        ) from error
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"{path} holds {type(tensor).__name__} under {name!r} where a tensor should be.",
+                "Save the state dict alone: torch.save(model.state_dict(), path).",
+            )
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name} claims shape {tuple(tensor.shape)}, more than is stored.", "Fetch it again."
+            )
+    prefix = "module."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def load_spikegpt(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *, origin: str) -> SpikeGPT:
+    """Make a SpikeGPT in evaluation mode from tensors with the published key names, float32.
+
+    Sizes come from the tensors; `config` adds what they do not tell (context length, binary embedding). A classifier
+    drops the language-model head. The tensors are taken over without a copy where they are float32 already.
+    Raises CheckpointError with the keys and shapes when they are not those of a SpikeGPT, and on NaN or infinity.
+    """
+    inferred = infer_config(state, config or {}, origin)
+    if inferred.classes is not None:
+        state = {name: tensor for name, tensor in state.items() if name != "head.weight"}
+    with torch.device("meta"):
+        model = SpikeGPT(inferred)
+    _check_shapes(state, model, origin)
+    weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in state.items()}
+    for name, tensor in weights.items():
+        check_finite(tensor, f"{origin}: {name}")
+    model.load_state_dict(weights, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def infer_config(state: Mapping[str, Tensor], config: Mapping[str, Any], origin: str) -> SpikeGPTConfig:
+    """Read the sizes of a SpikeGPT off its tensors."""
+    try:
+        vocabulary_size, width = state["emb.weight"].shape
+        ffn_width = state["blocks.0.ffn.key.weight"].shape[0]
+        classes = state["classifier.weight"].shape[0] if "classifier.weight" in state else None
+    except (KeyError, ValueError, IndexError) as error:
+        found = ", ".join(sorted(state)[:4]) or "no tensor at all"
+        raise CheckpointError(
+            f"{origin} is not a SpikeGPT: emb.weight (vocabulary, width) or blocks.0.ffn.key.weight is missing or "
+            f"not a matrix; it holds {found}.",
+            "Give a checkpoint with the published key names.",
+        ) from error
+    layers = len({match[1] for name in state if (match := BLOCK_KEY.match(name))})
+    told = {name: config[name] for name in ("context_length", "binary_embedding") if name in config}
+    sizes = {"vocabulary_size": vocabulary_size, "width": width, "layers": layers, "ffn_width": ffn_width}
+    inferred = SpikeGPTConfig.from_dict({**sizes, "classes": classes, **told})
+    for name, size in {**sizes, "classes": classes}.items():
+        if name in config and config[name] != size:
+            raise CheckpointError(
+                f"{origin}: config.json says {name} = {config[name]}, the tensors say {size}.",
+                "Use the config.json that belongs to the checkpoint.",
+            )
+    return inferred
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Raise CheckpointError when `tensor` holds NaN or infinity; reads it piece by piece."""
+    for piece in tensor.reshape(-1).split(ROWS_CHECKED_AT_ONCE):
+        bad = int((~torch.isfinite(piece)).sum())
+        if bad:
+            raise CheckpointError(f"{name} holds NaN or infinity ({bad} values at least).", "Train or convert it anew.")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a handle is no mapping
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged or hostile pickle fails in many ways inside torch.load
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights alone: {reason}.",
+            "It is truncated, or holds objects besides tensors: save the state dict alone, or use safetensors.",
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds {type(state).__name__}, not a state dict.", "Save model.state_dict().")
+    return state
+
+
+def _check_shapes(state: Mapping[str, Tensor], model: SpikeGPT, origin: str) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    wrong = [
+        f"{name} {found[name]} for {expected[name]}"
+        for name in expected
+        if found.get(name, expected[name]) != expected[name]
+    ]
+    integers = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+    faults = {"missing": missing, "unknown": unknown, "of wrong shape": wrong, "not of floating point": integers}
+    told = "; ".join(
+        f"{kind}: {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for kind, names in faults.items() if names
+    )
+    if told:
+        raise CheckpointError(
+            f"{origin} does not fit a SpikeGPT of {model.config.layers} layers, width {model.config.width}: {told}.",
+            "Give a complete checkpoint with the published key names.",
+        )

@@ -1,0 +1,5 @@
+"""Running a model: today in PyTorch, token by token."""
+
+from qslm.runtime.generate import generate
+
+__all__ = ["generate"]

@@ -1,0 +1,74 @@
+"""Text from a language model, token by token, with the recurrent form of the network."""
+
+from collections.abc import Iterator
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from qslm.data.tokenizer import END_OF_TEXT, encode
+from qslm.errors import TaskError
+from qslm.models.spikegpt import SpikeGPT
+
+
+def generate(
+    model: SpikeGPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    tokens: int = 64,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+) -> str:
+    """Return `prompt` and up to `tokens` tokens after it; the same seed gives the same text.
+
+    `temperature` 0 takes the likeliest token. Raises TaskError on unusable settings or a classifier.
+    """
+    return prompt + tokenizer.decode(list(stream(model, tokenizer, prompt, tokens, temperature, top_p, seed)))
+
+
+def stream(
+    model: SpikeGPT, tokenizer: Tokenizer, prompt: str, tokens: int, temperature: float, top_p: float, seed: int
+) -> Iterator[int]:
+    """Yield the ids that follow `prompt`, until the end-of-text token or `tokens` of them."""
+    _check(model, tokenizer, tokens, temperature, top_p)
+    generator = torch.Generator().manual_seed(seed)
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    ids = encode(tokenizer, prompt)
+    if len(ids) == 0:
+        ids = torch.tensor([end if end is not None else 0])
+    if int(ids.max()) >= model.config.vocabulary_size:
+        raise TaskError(
+            f"The tokenizer gives id {int(ids.max())}, the network knows {model.config.vocabulary_size} words.",
+            "Give the tokenizer that belongs to the checkpoint.",
+        )
+    with torch.inference_mode():
+        logits, state = model.advance(ids[None], model.initial_state(1))
+        logits = logits[:, -1]
+        for _ in range(tokens):
+            token = sample(logits[0], temperature, top_p, generator)
+            if token == end:
+                return
+            yield token
+            logits, state = model.step(torch.tensor([token]), state)
+
+
+def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """Draw a token from logits (vocabulary,) restricted to the likeliest that make up `top_p` of the probability."""
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities, order = torch.softmax(logits / temperature, 0).sort(descending=True, stable=True)
+    before = probabilities.cumsum(0) - probabilities
+    probabilities[before >= top_p] = 0
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def _check(model: SpikeGPT, tokenizer: Tokenizer, tokens: int, temperature: float, top_p: float) -> None:
+    if model.config.classes is not None:
+        raise TaskError("A classifier does not generate text.", "Load a language model.")
+    if tokens < 0 or not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
+        raise TaskError(
+            f"Cannot generate {tokens} tokens at temperature {temperature} and top-p {top_p}.",
+            "Use tokens >= 0, temperature >= 0 and 0 < top-p <= 1.",
+        )
