@@ -1,0 +1,166 @@
+"""How the numbers of one tensor are stored."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Literal
+
+import torch
+
+from qslm.errors import FormatError
+
+Kind = Literal["integer", "float", "sign"]
+Granularity = Literal["tensor", "row", "group"]
+ScaleType = Literal["float16", "float32"]
+
+INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
+GROUP_SIZES = (32, 64, 128)
+
+_REMEDY = "formats are int4-row, int4-g64, int8-sym-tensor, int4-g128-s32, float32, float16, bfloat16, sign"
+_NO_SCALES = (False, "row", 0, "float16")  # the defaults, so that equal formats compare equal
+_INTEGER = re.compile(r"int([0-9]{1,2})(-sym)?(-tensor|-row|-g([0-9]{1,3}))?(-s32)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A number format; `str` gives its canonical text and `Format.parse` reads it.
+
+    Integer formats of b bits stand for the numbers `(code - zero) * scale`. Affine codes are 0 to 2^b - 1
+    with an integer zero point of the same range; symmetric codes are -2^(b-1) to 2^(b-1) - 1 with zero point
+    0. So zero is always representable. There is one scale per tensor, per row, or per group of `group_size`
+    along the input, the last of which may be shorter:  (out, in) = (4, 100), groups of 64 -> scales (4, 2).
+
+    `sign` is one bit, exact for a tensor of which only `x >= 0` is read. `brain` tells bfloat16 from float16.
+    """
+
+    kind: Kind
+    bits: int
+    symmetric: bool = False
+    granularity: Granularity = "row"
+    group_size: int = 0
+    scale_type: ScaleType = "float16"
+    brain: bool = False
+
+    def __post_init__(self) -> None:
+        if problem := self._problem():
+            raise FormatError(problem, _REMEDY)
+
+    def _problem(self) -> str:
+        if self.kind == "integer":
+            return self._integer_problem()
+        if self.kind not in ("float", "sign"):
+            return f"{self.kind!r} is not a kind of number format"
+        if (self.symmetric, self.granularity, self.group_size, self.scale_type) != _NO_SCALES:
+            return f"a {self.kind} format has no scales to choose"
+        widths = {"float": (16,) if self.brain else (16, 32), "sign": () if self.brain else (1,)}[self.kind]
+        return "" if self.bits in widths else f"there is no {self.kind} format of {self.bits} bits"
+
+    def _integer_problem(self) -> str:
+        if self.bits not in INTEGER_BITS or self.brain:
+            return f"there is no integer format of {self.bits} bits; there are {_listed(INTEGER_BITS)}"
+        if self.granularity not in ("tensor", "row", "group"):
+            return f"{self.granularity!r} is not a granularity; there are tensor, row and group"
+        if self.granularity == "group" and self.group_size not in GROUP_SIZES:
+            return f"there are no groups of {self.group_size}; there are {_listed(GROUP_SIZES)}"
+        if self.granularity != "group" and self.group_size != 0:
+            return f"one scale per {self.granularity} has no group size"
+        if self.scale_type not in ("float16", "float32"):
+            return f"scales are not stored as {self.scale_type!r}; there are float16 and float32"
+        return ""
+
+    @cached_property
+    def _text(self) -> str:
+        if self.kind == "sign":
+            return "sign"
+        if self.kind == "float":
+            return f"{'b' if self.brain else ''}float{self.bits}"
+        grain = f"g{self.group_size}" if self.granularity == "group" else self.granularity
+        return f"int{self.bits}{'-sym' * self.symmetric}-{grain}{'-s32' * (self.scale_type == 'float32')}"
+
+    def __str__(self) -> str:
+        return self._text
+
+    @classmethod
+    def parse(cls, text: str) -> "Format":
+        """Read a format from its text; `int4` alone is `int4-row`. Raises FormatError."""
+        return _parse(text)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it has integer codes and scales."""
+        return self.kind == "integer"
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether every scale has a zero point beside it."""
+        return self.kind == "integer" and not self.symmetric
+
+    @property
+    def lowest(self) -> int:
+        """The smallest integer code."""
+        return -(1 << (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def highest(self) -> int:
+        """The largest integer code."""
+        return self.lowest + (1 << self.bits) - 1
+
+    @property
+    def span(self) -> int:
+        """The most steps that a number can be away from zero."""
+        return max(-self.lowest, self.highest)
+
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        """The type in which scales are stored."""
+        return torch.float32 if self.scale_type == "float32" else torch.float16
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """The type in which a float format stores its numbers."""
+        if self.brain:
+            return torch.bfloat16
+        return torch.float32 if self.bits == 32 else torch.float16
+
+    @property
+    def code_dtype(self) -> torch.dtype:
+        """The smallest type of PyTorch that holds the codes; a sign is 0 or 1."""
+        if self.bits <= 8:
+            return torch.int8 if self.symmetric else torch.uint8
+        return torch.int16 if self.symmetric or self.bits < 16 else torch.int32
+
+    def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """(scales along the output, scales along the input) of an (out, in) matrix."""
+        if self.granularity == "tensor":
+            return 1, 1
+        return rows, -(-columns // self.group_size) if self.granularity == "group" else 1
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(out, in) of a tensor of any shape: the first axis against all others; a vector is one row."""
+    return (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, prod(shape))
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> Format:
+    named = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "sign": SIGN}
+    if text in named:
+        return named[text]
+    matched = _INTEGER.fullmatch(text)
+    if matched is None:
+        raise FormatError(f"{text[:40]!r} is not a number format", _REMEDY)
+    bits, symmetric, grain, group, scale32 = matched.groups()
+    granularity: Granularity = "group" if group else "tensor" if grain == "-tensor" else "row"
+    scale_type: ScaleType = "float32" if scale32 else "float16"
+    return Format("integer", int(bits), bool(symmetric), granularity, int(group or 0), scale_type)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+FLOAT32 = Format("float", 32)
+FLOAT16 = Format("float", 16)
+BFLOAT16 = Format("float", 16, brain=True)
+SIGN = Format("sign", 1)

@@ -1,0 +1,83 @@
+"""What a packed file says about itself, and the header that follows from it."""
+
+from dataclasses import dataclass
+from math import prod
+
+from qslm.errors import ArtifactError
+from qslm.formats.container import canonical_json, data_bytes, header
+from qslm.formats.format import Format
+from qslm.formats.quantized import StoredTensor, stored_tensors
+from qslm.formats.reading import parse_object
+
+VERSION = 1
+
+_MOST_NUMBERS = 1 << 48  # in one tensor
+_MOST_AXES = 8
+_ALTERED = "the file was damaged or altered; write it again or fetch it again"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Format and shape of every site by its name, the site that each alias stands for, and the quantizer."""
+
+    sites: dict[str, tuple[Format, tuple[int, ...]]]
+    aliases: dict[str, str]
+    quantizer: str
+
+    def text(self) -> str:
+        """Canonical JSON, the metadata of the file."""
+        sites = {name: [str(format), list(shape)] for name, (format, shape) in self.sites.items()}
+        content = {"aliases": self.aliases, "quantizer": self.quantizer, "sites": sites, "version": VERSION}
+        return canonical_json(content)
+
+    @classmethod
+    def parse(cls, text: str) -> "Manifest":
+        """The inverse of `text`, of which nothing is trusted. Raises ArtifactError or FormatError."""
+        content = parse_object(text, "the metadata")
+        if content.get("version") != VERSION:
+            raise ArtifactError(f"it is not of version {VERSION}, the one known here", "install a newer qslm")
+        sites, aliases, quantizer = (content.get(key) for key in ("sites", "aliases", "quantizer"))
+        if not (isinstance(sites, dict) and isinstance(aliases, dict) and isinstance(quantizer, str)):
+            raise ArtifactError("the metadata has not its fields: sites, aliases, quantizer", _ALTERED)
+        for alias, name in aliases.items():
+            if not isinstance(name, str) or name not in sites or alias in sites:
+                raise ArtifactError(f"the alias {alias[:200]!r} does not stand for a site", _ALTERED)
+        manifest = cls({name: _site(name, site) for name, site in sites.items()}, aliases, quantizer)
+        if manifest.text() != text:
+            raise ArtifactError("the metadata is not canonical JSON", _ALTERED)
+        return manifest
+
+    def stored(self) -> list[StoredTensor]:
+        """Name, type and shape of every tensor of the file."""
+        return [stored for name, site in self.sites.items() for stored in stored_tensors(*site, name)]
+
+    def check(self, found: bytes, file_bytes: int) -> None:
+        """Raise ArtifactError unless `found` is the header that follows, and the file has the bytes of it."""
+        expected = header(self.stored(), self.text())
+        if found != expected:
+            raise ArtifactError(_difference(found, expected), _ALTERED)
+        size = len(found) + sum(map(data_bytes, self.stored()))
+        if file_bytes != size:
+            raise ArtifactError(f"it has {file_bytes:,} bytes, its header makes {size:,}", _ALTERED)
+
+
+def _site(name: str, site: object) -> tuple[Format, tuple[int, ...]]:
+    match site:
+        case [str(text), list(shape)] if all(type(size) is int and size >= 0 for size in shape):
+            if len(shape) > _MOST_AXES or prod(max(size, 1) for size in shape) > _MOST_NUMBERS:
+                raise ArtifactError(f"the shape of {name[:200]!r} is too large", _ALTERED)
+            format = Format.parse(text)
+            if format.is_integer and 0 in shape:
+                raise ArtifactError(f"{name[:200]!r} has no numbers and cannot be {format}", _ALTERED)
+            return format, tuple(shape)
+    raise ArtifactError(f"the site {name[:200]!r} has not a format and a shape", _ALTERED)
+
+
+def _difference(found: bytes, expected: bytes) -> str:
+    """Where two headers differ, in words."""
+    wanted, there = parse_object(expected[8:], "the header"), parse_object(found[8:], "the header")
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            says, promised = str(there.get(name))[:200], str(wanted.get(name))[:200]
+            return f"its header says {says} of {name[:200]!r}, its allocation makes {promised}"
+    return "its header is not written as qslm writes it"

@@ -1,0 +1,168 @@
+"""A tensor in its format: in memory, and as the tensors that a file holds of it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import torch
+
+from qslm.errors import ArtifactError
+from qslm.formats.format import Format, matrix_shape
+from qslm.formats.packing import pack, packed_bytes, unpack, unused_bits
+from qslm.formats.scales import scale_problem
+
+StoredTensor = tuple[str, str, tuple[int, ...]]  # name, type as safetensors writes it, shape
+
+CHUNK = 1 << 20  # numbers worked on at once: 4 MB in float32, which a cache can hold
+
+_TYPE_TEXT = {
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8",
+}  # fmt: skip
+_REMEDY = "the file is damaged or was not written by qslm; write it again"
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A tensor of `shape` rounded into `format`. With (out, in) = matrix_shape(shape):
+
+    codes: (out, in) integers, for a sign 1 where x >= 0; scales: (rows, groups) in their stored type;
+    zeros: (rows, groups) integers, affine formats only; values: `shape` in a float type, float formats only.
+    """
+
+    format: Format
+    shape: tuple[int, ...]
+    codes: torch.Tensor | None = None
+    scales: torch.Tensor | None = None
+    zeros: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+
+    def dequantize(self) -> torch.Tensor:
+        """The numbers that it stands for, a new float32 tensor of `shape`: (code - zero) * scale."""
+        if self.values is not None:
+            return self.values.to(torch.float32, copy=True)
+        assert self.codes is not None
+        if self.scales is None:
+            return (self.codes.to(torch.float32) * 2 - 1).reshape(self.shape)
+        numbers = torch.empty(self.codes.shape, dtype=torch.float32, device=self.codes.device)
+        columns = numbers.shape[1]
+        for rows in row_chunks(*numbers.shape):
+            part = self.codes[rows].to(torch.float32)
+            if self.zeros is not None:
+                part -= spread(part_of(self.zeros, rows).to(torch.float32), columns, self.format)
+            scales = part_of(self.scales, rows).to(torch.float32)
+            torch.mul(part, spread(scales, columns, self.format), out=numbers[rows])
+        return numbers.reshape(self.shape)
+
+    def stored(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors that a file holds of it, by name; their types and shapes are `stored_tensors`."""
+        if self.values is not None:
+            return {name: self.values}
+        assert self.codes is not None
+        if self.scales is None:
+            return {f"{name}.signs": pack(self.codes, 1)}
+        stored = {f"{name}.codes": pack(_offset(self.codes, self.format), self.format.bits)}
+        stored[f"{name}.scales"] = self.scales
+        if self.zeros is not None:
+            stored[f"{name}.zeros"] = pack(self.zeros, self.format.bits)
+        return stored
+
+    @classmethod
+    def from_stored(
+        cls, format: Format, shape: tuple[int, ...], name: str, tensors: Mapping[str, torch.Tensor]
+    ) -> "QuantizedTensor":
+        """The inverse of `stored`: the same bits again.
+
+        Raises ArtifactError when a tensor is missing, has another type or shape, has unused bits that are not
+        zero, or scales or numbers that are not finite.
+        """
+        parts = {stored[0]: _checked(stored, tensors) for stored in stored_tensors(format, shape, name)}
+        if format.kind == "float":
+            _refuse(not bool(torch.isfinite(parts[name]).all()), name, "holds numbers that are not finite")
+            return cls(format, shape, values=parts[name])
+        rows, columns = matrix_shape(shape)
+        if format.kind == "sign":
+            codes = _unpacked(f"{name}.signs", parts, 1, rows * columns)
+            return cls(format, shape, codes=codes.reshape(rows, columns))
+        scales = parts[f"{name}.scales"]
+        problem = scale_problem(scales, format)
+        _refuse(bool(problem), f"{name}.scales", problem)
+        codes = _unpacked(f"{name}.codes", parts, format.bits, rows * columns).reshape(rows, columns)
+        zeros = None
+        if format.has_zeros:
+            zeros = _unpacked(f"{name}.zeros", parts, format.bits, scales.numel()).reshape(scales.shape)
+        return cls(format, shape, codes=_recentre(codes, format), scales=scales, zeros=zeros)
+
+
+@lru_cache(maxsize=1 << 16)
+def stored_tensors(format: Format, shape: tuple[int, ...], name: str) -> tuple[StoredTensor, ...]:
+    """What a file holds of a tensor of `shape`: (name, type, shape) each. Needs no weights.
+
+    int4-g64 of (256, 100) -> codes U8 (12800,), scales F16 (256, 2), zeros U8 (256,).
+    """
+    if format.kind == "float":
+        return ((name, _TYPE_TEXT[format.value_dtype], shape),)
+    count = prod(shape)
+    if format.kind == "sign":
+        return ((f"{name}.signs", "U8", (packed_bytes(count, 1),)),)
+    grid = format.scale_shape(*matrix_shape(shape))
+    codes = (f"{name}.codes", "U8", (packed_bytes(count, format.bits),))
+    scales = (f"{name}.scales", _TYPE_TEXT[format.scale_dtype], grid)
+    zeros = (f"{name}.zeros", "U8", (packed_bytes(prod(grid), format.bits),))
+    return (codes, scales, zeros) if format.has_zeros else (codes, scales)
+
+
+def row_chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of the rows of a matrix, each of about CHUNK numbers, so that no copy of the whole is needed."""
+    step = max(1, CHUNK // max(columns, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def part_of(grid: torch.Tensor, rows: slice) -> torch.Tensor:
+    """The scales (or zero points) of some rows; a scale of the whole tensor is the scale of each."""
+    return grid if grid.shape[0] == 1 else grid[rows]
+
+
+def spread(grid: torch.Tensor, columns: int, format: Format) -> torch.Tensor:
+    """Scales (rows, groups) as a factor of a matrix (rows, columns): (rows, 1) or (rows, columns)."""
+    if format.granularity != "group":
+        return grid
+    return grid.repeat_interleave(format.group_size, dim=1)[:, :columns]
+
+
+def _offset(codes: torch.Tensor, format: Format) -> torch.Tensor:
+    """Codes as they are packed: unsigned, those of a symmetric format counted from the lowest."""
+    if not format.symmetric:
+        return codes
+    if format.bits <= 8:
+        return (codes.to(torch.int16) - format.lowest).to(torch.uint8)
+    return codes.to(torch.int32) - format.lowest
+
+
+def _recentre(codes: torch.Tensor, format: Format) -> torch.Tensor:
+    """The inverse of `_offset`."""
+    if not format.symmetric:
+        return codes
+    wide = torch.int16 if format.bits <= 8 else torch.int32
+    return (codes.to(wide) + format.lowest).to(format.code_dtype)
+
+
+def _checked(stored: StoredTensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    name, dtype, shape = stored
+    if name not in tensors:
+        raise ArtifactError(f"the tensor {name!r} is missing", _REMEDY)
+    tensor = tensors[name]
+    found = _TYPE_TEXT.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+    _refuse(found != (dtype, shape), name, f"is {found[0]} {list(found[1])}, not {dtype} {list(shape)}")
+    return tensor
+
+
+def _unpacked(name: str, parts: Mapping[str, torch.Tensor], bits: int, count: int) -> torch.Tensor:
+    _refuse(unused_bits(parts[name], bits, count) != 0, name, "has unused bits that are not zero")
+    return unpack(parts[name], bits, count)
+
+
+def _refuse(wrong: bool, name: str, problem: str) -> None:
+    if wrong:
+        raise ArtifactError(f"the tensor {name!r}: {problem}", _REMEDY)

@@ -1,0 +1,42 @@
+"""Amounts of memory, as people write and read them: MB is 10^6 bytes, MiB is 2^20 bytes."""
+
+import re
+from fractions import Fraction
+
+from qslm.errors import BudgetError
+
+MB = 10**6
+MiB = 2**20
+
+_UNITS = {
+    "b": 1,
+    "kb": 10**3, "mb": MB, "gb": 10**9,
+    "kib": 2**10, "mib": MiB, "gib": 2**30,
+}  # fmt: skip
+_AMOUNT = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]+|%)\s*", re.ASCII | re.IGNORECASE)
+
+
+def parse_memory(text: str, float_bytes: int) -> int:
+    """Read an amount of memory (`120MiB`, `30MB`, `1.5GB`, `1234B`, `14%`) in bytes, rounded down.
+
+    A percentage is a share of `float_bytes`, what all tensors take in float32. Raises BudgetError.
+    """
+    matched = _AMOUNT.fullmatch(text)
+    unit = matched[2].lower() if matched else ""
+    if matched is None or (unit != "%" and unit not in _UNITS):
+        raise BudgetError(
+            f"cannot read {text[:40]!r} as an amount of memory",
+            "write a number and a unit: 30MB, 28.5MiB, 1.5GB, 1234B, or a share of the float32 size: 14%",
+        )
+    factor = Fraction(float_bytes, 100) if unit == "%" else Fraction(_UNITS[unit])
+    amount = int(Fraction(matched[1]) * factor)
+    if amount <= 0:
+        raise BudgetError(f"a memory budget of {text.strip()} is nothing", "give an amount such as 30MB or 14%")
+    return amount
+
+
+def format_bytes(count: int) -> str:
+    """Write an amount of bytes in both conventions: `30.00 MB (28.61 MiB)`; below 1 MB in kB and KiB."""
+    if count < MB:
+        return f"{count / 10**3:.2f} kB ({count / 2**10:.2f} KiB)"
+    return f"{count / MB:.2f} MB ({count / MiB:.2f} MiB)"
