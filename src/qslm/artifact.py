@@ -1,0 +1,255 @@
+"""The packed model: `model.safetensors`, with `config.json` and `tokenizer.json` beside it.
+
+The header of the model file is a function of its metadata, so a reader computes it again and compares: types,
+shapes and places of all tensors are right, or the file is refused. `config.json` carries the digests of all three
+files and is written last.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from qslm.allocation import Allocation
+from qslm.errors import AllocationError, ArtifactError
+from qslm.formats import QuantizedTensor, canonical_json, data_bytes, stored_tensors
+from qslm.formats.container import stage_tensors
+from qslm.formats.manifest import Manifest
+from qslm.formats.reading import (
+    file_digest,
+    metadata_of,
+    parse_object,
+    read_bytes,
+    read_header,
+    read_tensors,
+    reading,
+)
+from qslm.formats.staging import Staged, commit, discard, stage
+
+MODEL, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+ENTRY = "qslm"  # our key in config.json
+
+_LARGEST_JSON = 1 << 28  # bytes
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ALTERED = "the artifact was damaged or altered; write it again or fetch it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A packed model as it was read: every site in its format, and what stands beside the file."""
+
+    folder: Path
+    config: dict[str, Any]
+    tokenizer_json: str | None
+    quantized: dict[str, QuantizedTensor]
+    manifest: Manifest
+    sha256: str
+    file_bytes: int
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Every site as a float32 tensor by its name, and again under each alias."""
+        state = {name: tensor.dequantize() for name, tensor in self.quantized.items()}
+        return state | {alias: state[name] for alias, name in self.manifest.aliases.items()}
+
+    @property
+    def allocation_json(self) -> str:
+        """The text that `Allocation.from_json` reads."""
+        sites = {name: str(tensor.format) for name, tensor in self.quantized.items()}
+        return canonical_json({"quantizer": self.manifest.quantizer, "sites": sites})
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+def write(
+    folder: Path | str,
+    sites: Mapping[str, QuantizedTensor],
+    allocation: Allocation,
+    *,
+    config: Mapping[str, Any],
+    tokenizer_json: str | None = None,
+) -> Artifact:
+    """Pack the rounded `sites` (`quantizers.RoundedSites`) into `folder`, and read the result back.
+
+    The folder gets all files or none; an artifact that was there is replaced, another model is not. Raises
+    ArtifactError when it cannot be written, AllocationError when a site is not as `allocation` says.
+    """
+    folder = Path(folder)
+    _refuse_foreign(folder)
+    created = _make(folder)
+    staged: list[Staged] = []
+    try:
+        _stage_all(staged, folder, sites, allocation, dict(config), tokenizer_json)
+    except BaseException:
+        discard(staged)
+        if created:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    commit(staged)
+    if tokenizer_json is None:
+        with suppress(OSError):  # read() refuses one that stays
+            (folder / TOKENIZER).unlink(missing_ok=True)
+    return read(folder)
+
+
+def _stage_all(
+    staged: list[Staged],
+    folder: Path,
+    sites: Mapping[str, QuantizedTensor],
+    allocation: Allocation,
+    config: dict[str, Any],
+    tokenizer_json: str | None,
+) -> None:
+    model, digest = stage_tensors(folder / MODEL, _packed(sites, allocation), allocation.metadata())
+    staged.append(model)
+    size, promised = model[0].stat().st_size, allocation.footprint().file
+    if size != promised:
+        raise ArtifactError(f"the model takes {size:,} bytes, {promised:,} were promised", "report this error")
+    entry: dict[str, Any] = {"bytes": size, "sha256": digest}
+    if tokenizer_json is not None:
+        content = tokenizer_json.encode()
+        entry["tokenizer_sha256"] = hashlib.sha256(content).hexdigest()
+        staged.append(_stage_bytes(folder / TOKENIZER, content))
+    staged.append(_stage_bytes(folder / CONFIG, _config_text(config, entry)))
+
+
+def _config_text(config: dict[str, Any], entry: dict[str, Any]) -> bytes:
+    config.pop(ENTRY, None)
+    try:
+        entry["config_sha256"] = hashlib.sha256(canonical_json(config).encode()).hexdigest()
+        return json.dumps({**config, ENTRY: entry}, sort_keys=True, indent=2).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"the config is not JSON: {error}", "use texts, numbers, lists and dicts") from error
+
+
+def _stage_bytes(path: Path, content: bytes) -> Staged:
+    def fill(file: IO[bytes]) -> None:
+        file.write(content)
+
+    return stage(path, fill)
+
+
+def _packed(sites: Mapping[str, QuantizedTensor], allocation: Allocation) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for site, format in allocation.items():
+        rounded = sites[site.name]
+        if (rounded.format, rounded.shape) != (format, site.shape):
+            raise AllocationError(
+                f"{site.name} is {rounded.format} {list(rounded.shape)}, not {format} {list(site.shape)}",
+                "round the sites with the allocation that is written",
+            )
+        tensors |= rounded.stored(site.name)
+    return tensors
+
+
+def _make(folder: Path) -> bool:
+    try:
+        existed = folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot make the folder {folder}: {error.strerror or error}"
+        raise ArtifactError(problem, "choose a folder that can be written") from error
+    return not existed
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Never overwrite a model that is not an artifact."""
+    model, config = folder / MODEL, folder / CONFIG
+    with reading(folder):
+        foreign = config.exists() and not is_artifact(folder)
+        unsigned = model.exists() and not config.exists()
+    if unsigned:
+        try:
+            metadata_of(read_header(model))
+        except ArtifactError:
+            foreign = True
+    if foreign:
+        raise ArtifactError(f"{folder} holds another model", "choose an empty folder")
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def is_artifact(path: Path | str) -> bool:
+    """Whether `path` is a folder whose config.json says that qslm wrote it; it may be damaged all the same."""
+    try:
+        config = parse_object(read_bytes(Path(path) / CONFIG, _LARGEST_JSON), CONFIG)
+    except ArtifactError:
+        return False
+    return isinstance(config.get(ENTRY), dict)
+
+
+def read(folder: Path | str) -> Artifact:
+    """Read an artifact, every byte of it checked. Raises ArtifactError, which says what is wrong where."""
+    folder = Path(folder)
+    config, entry = _read_config(folder)
+    path = folder / MODEL
+    with reading(path):
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise ArtifactError(f"{path} has {size:,} bytes, {CONFIG} says {entry['bytes']:,}", _ALTERED)
+        if file_digest(path) != entry["sha256"]:
+            raise ArtifactError(f"the sha256 of {path} is not the one in {CONFIG}", _ALTERED)
+        found = read_header(path)
+        manifest = Manifest.parse(metadata_of(found))
+        manifest.check(found, size)
+        quantized = dict(_read_sites(path, manifest))
+    tokenizer = _read_tokenizer(folder / TOKENIZER, entry.get("tokenizer_sha256"))
+    return Artifact(folder, config, tokenizer, quantized, manifest, entry["sha256"], size)
+
+
+def verify(folder: Path | str) -> list[str]:
+    """Read an artifact and say what was checked, one line each. Raises ArtifactError at the first fault."""
+    artifact = read(folder)
+    stored = artifact.manifest.stored()
+    return [
+        f"{CONFIG}: as it was written",
+        f"{TOKENIZER}: {'as it was written' if artifact.tokenizer_json is not None else 'none, as it should be'}",
+        f"{MODEL}: {artifact.file_bytes:,} bytes, sha256 {artifact.sha256}",
+        f"header: follows from the allocation, {len(artifact.quantized)} sites in {len(stored)} tensors",
+        f"data: {sum(map(data_bytes, stored)):,} bytes, scales positive, numbers finite, unused bits zero",
+    ]
+
+
+def _read_sites(path: Path, manifest: Manifest) -> Iterator[tuple[str, QuantizedTensor]]:
+    groups = [stored_tensors(*site, name) for name, site in manifest.sites.items()]
+    for (name, site), parts in zip(manifest.sites.items(), read_tensors(path, groups), strict=True):
+        yield name, QuantizedTensor.from_stored(*site, name, parts)
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json without our entry, and the entry with its types checked."""
+    path = folder / CONFIG
+    config = parse_object(read_bytes(path, _LARGEST_JSON), str(path))
+    match entry := config.pop(ENTRY, None):
+        case {"bytes": int(), "sha256": str(model), "config_sha256": str(digest)} if _DIGEST.fullmatch(model):
+            if digest != _config_digest(config, path):
+                raise ArtifactError(f"{path} is not as it was written", _ALTERED)
+            return config, entry
+    raise ArtifactError(f"{path} does not describe a packed model of qslm", "check the path")
+
+
+def _config_digest(config: dict[str, Any], path: Path) -> str:
+    try:
+        return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} has numbers or a depth that JSON has not", _ALTERED) from error
+
+
+def _read_tokenizer(path: Path, digest: object) -> str | None:
+    if digest is None and not path.exists():
+        return None
+    content = read_bytes(path, _LARGEST_JSON)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ArtifactError(f"{path} is not as it was written", _ALTERED)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is not UTF-8", _ALTERED) from error

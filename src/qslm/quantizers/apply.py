@@ -1,0 +1,90 @@
+"""Rounding one site of a network into any format."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from qslm.allocation import Allocation
+from qslm.errors import AllocationError, FormatError
+from qslm.formats import Format, QuantizedTensor, matrix_shape
+from qslm.quantizers import clip, minmax
+
+
+class Quantizer(Protocol):
+    """Rounds a finite float32 weight (out, in) into an integer format."""
+
+    def __call__(self, weight: torch.Tensor, format: Format, *, name: str = "weight") -> QuantizedTensor:
+        """`name` is for errors."""
+        ...
+
+
+QUANTIZERS: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize}
+
+
+@torch.no_grad()
+def round_site(
+    weight: torch.Tensor, format: Format, quantizer: str = "minmax", *, name: str = "weight"
+) -> QuantizedTensor:
+    """Round a tensor of any shape into `format`; an integer format sees it as (shape[0], all other axes).
+
+    A sign is 1 where x >= 0, -0.0 too. Raises FormatError, which says `name`, for numbers that are not finite
+    or would not be in `format`, and AllocationError for an unknown quantizer.
+    """
+    weight = weight.detach()
+    _refuse_nonfinite(weight, f"{name} has {{}} numbers that are not finite", "the checkpoint is damaged")
+    shape = tuple(weight.shape)
+    if format.kind == "float":
+        values = weight.to(format.value_dtype, copy=True)
+        _refuse_nonfinite(values, f"{name}: {{}} numbers are too large for {format}", "use float32")
+        return QuantizedTensor(format, shape, values=values)
+    if format.kind == "sign":
+        return QuantizedTensor(format, shape, codes=(weight >= 0).to(torch.uint8).reshape(matrix_shape(shape)))
+    if weight.numel() == 0:
+        raise FormatError(f"{name} of shape {list(shape)} has no numbers to round", "keep it in float32")
+    matrix = weight.to(torch.float32).reshape(matrix_shape(shape))
+    rounded = _find(quantizer)(matrix, format, name=name)
+    return QuantizedTensor(format, shape, rounded.codes, rounded.scales, rounded.zeros)
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedSites(Mapping[str, QuantizedTensor]):
+    """The sites of an allocation by name, each rounded when it is asked for, so that one at a time is in memory.
+
+    `state` is a state dict that has them. Raises AllocationError when it lacks a site or has another shape.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    allocation: Allocation
+
+    def __getitem__(self, name: str) -> QuantizedTensor:
+        site = self.allocation.anatomy[name]
+        if site.name not in self.state:
+            raise AllocationError(f"the state has no tensor {site.name!r}", "it is of another network")
+        weight = self.state[site.name]
+        if tuple(weight.shape) != site.shape:
+            raise AllocationError(
+                f"{site.name} has shape {list(weight.shape)}, the allocation is for {list(site.shape)}",
+                "it is of another network",
+            )
+        return round_site(weight, self.allocation[name], self.allocation.quantizer, name=site.name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (site.name for site in self.allocation.anatomy.sites)
+
+    def __len__(self) -> int:
+        return len(self.allocation.anatomy.sites)
+
+
+def _find(quantizer: str) -> Quantizer:
+    if quantizer not in QUANTIZERS:
+        raise AllocationError(f"there is no quantizer {quantizer!r}", f"there are {', '.join(QUANTIZERS)}")
+    return QUANTIZERS[quantizer]
+
+
+def _refuse_nonfinite(values: torch.Tensor, problem: str, remedy: str) -> None:
+    """Raise FormatError with the count in `problem`; float64 numbers that float32 cannot hold count too."""
+    finite = torch.isfinite(values.to(torch.float32) if values.dtype == torch.float64 else values)
+    if not bool(finite.all()):
+        raise FormatError(problem.format(int((~finite).sum())), remedy)

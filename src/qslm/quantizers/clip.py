@@ -1,0 +1,39 @@
+"""Clip search: the grid spans the part of the range that leaves the smallest squared error.
+
+For every scale, both ends of the range are shrunk by one ratio r; r is searched on a coarse grid (1, 0.9, ...,
+0.1) and then on a fine one around the best (steps of 0.02). Scales are rounded to their stored type before an
+error is measured, and r = 1 is among the candidates, so that no scale does worse than with min-max.
+"""
+
+import torch
+
+from qslm.formats import Format, QuantizedTensor
+from qslm.quantizers.grid import Grid, extremes, grid, quantize_to, squared_error
+
+COARSE = tuple(-tenth / 10 for tenth in range(1, 10))
+FINE = (0.08, 0.06, 0.04, 0.02, -0.02, -0.04, -0.06, -0.08)
+
+
+def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight") -> QuantizedTensor:
+    """Round a finite float32 weight (out, in) into an integer format; raises as min-max does."""
+    low, high = extremes(weight, format)
+    best = grid(low, high, format, name)
+    unit = best.scales.float()
+    error = squared_error(weight, best, unit, format)
+    ratio = torch.ones_like(low)
+    for offsets in (COARSE, FINE):
+        centre = ratio
+        for offset in offsets:
+            tried = (centre + offset).clamp(0.02, 1)
+            candidate = grid(low * tried, high * tried, format, name)
+            its_error = squared_error(weight, candidate, unit, format)
+            better = its_error < error
+            best = _merged(better, candidate, best)
+            error = torch.where(better, its_error, error)
+            ratio = torch.where(better, tried, ratio)
+    return quantize_to(weight, best, format)
+
+
+def _merged(where: torch.Tensor, one: Grid, other: Grid) -> Grid:
+    scales = torch.where(where, one.scales, other.scales)
+    return Grid(scales, torch.where(where, one.zeros, other.zeros))

@@ -1,0 +1,98 @@
+"""The grid of an integer format: its scales and zero points, and rounding to it.
+
+Weights are seen as `(rows, groups, numbers of one scale)`, the last group padded with zeros, which change
+neither a range that has to contain zero nor an error.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from qslm.formats import Format, QuantizedTensor
+from qslm.formats.quantized import part_of, row_chunks
+from qslm.formats.scales import stored_scales
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """scales (rows, groups) in their stored type; zeros (rows, groups) integers, 0 for symmetric formats."""
+
+    scales: torch.Tensor
+    zeros: torch.Tensor
+
+
+def extremes(weight: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lowest and the highest number of every scale, zero included: two (rows, groups) float64."""
+    lows, highs = zip(*(torch.aminmax(part, dim=-1) for _, part in _parts(weight, format)), strict=True)
+    low, high = torch.cat(lows).double(), torch.cat(highs).double()
+    if format.granularity == "tensor":
+        low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
+    return low.clamp(max=0), high.clamp(min=0)
+
+
+def grid(low: torch.Tensor, high: torch.Tensor, format: Format, name: str) -> Grid:
+    """The grid over [low, high], float64 (rows, groups) with low <= 0 <= high.
+
+    Affine:     s = (high - low) / (2^b - 1),  z = round(-low / s)
+    Symmetric:  s = max(high / (2^(b-1) - 1), -low / 2^(b-1)),  z = 0
+                1 bit has no code above 0: s = -low, and positive numbers become 0.
+    s is rounded up to its stored type before z is computed, so a number of the range is at most s / 2 off.
+    """
+    if format.symmetric:
+        up = high / format.highest if format.highest else torch.zeros_like(high)
+        scales = stored_scales(torch.maximum(up, low / format.lowest), format, name)
+        return Grid(scales, torch.zeros_like(low, dtype=format.code_dtype))
+    scales = stored_scales((high - low) / format.highest, format, name)
+    zeros = torch.round(-low / scales.double()).clamp(0, format.highest)
+    return Grid(scales, zeros.to(format.code_dtype))
+
+
+def quantize_to(weight: torch.Tensor, on: Grid, format: Format) -> QuantizedTensor:
+    """Round a weight (out, in) to the nearest points of a grid."""
+    codes = torch.empty(weight.shape, dtype=format.code_dtype, device=weight.device)
+    for rows, part in _parts(weight, format):
+        scales, zeros = _beside(on, rows)
+        rounded = _round(part, scales, zeros, format).to(format.code_dtype)
+        count = rows.stop - rows.start
+        codes[rows] = rounded.reshape(count, -1)[:, : weight.shape[1]]
+    points = on.zeros if format.has_zeros else None
+    return QuantizedTensor(format, tuple(weight.shape), codes=codes, scales=on.scales, zeros=points)
+
+
+def squared_error(weight: torch.Tensor, on: Grid, unit: torch.Tensor, format: Format) -> torch.Tensor:
+    """The sum over each scale of ((weight - rounded) / unit)^2, (rows, groups) float64.
+
+    `unit` (rows, groups) float32 keeps the squares of very large and very small weights within float32.
+    """
+    errors = []
+    for rows, part in _parts(weight, format):
+        scales, zeros = _beside(on, rows)
+        steps = _round(part, scales, zeros, format) - zeros
+        difference = (part - steps * scales) / part_of(unit, rows)[..., None]
+        errors.append(difference.square_().sum(-1).double())
+    total = torch.cat(errors)
+    return total.sum(0, keepdim=True) if format.granularity == "tensor" else total
+
+
+def _round(part: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, format: Format) -> torch.Tensor:
+    return torch.round(part / scales).add_(zeros).clamp_(format.lowest, format.highest)
+
+
+def _beside(on: Grid, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and zero points of some rows as float32 (rows, groups, 1)."""
+    return part_of(on.scales, rows).float()[..., None], part_of(on.zeros, rows).float()[..., None]
+
+
+def _parts(weight: torch.Tensor, format: Format) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some rows of a weight at a time as (rows, groups, numbers of one scale)."""
+    size = format.group_size
+    for rows in row_chunks(*weight.shape):
+        part = weight[rows]
+        if format.granularity == "tensor":
+            yield rows, part.reshape(1, 1, -1)
+        elif format.granularity == "row":
+            yield rows, part[:, None, :]
+        else:
+            padded = torch.nn.functional.pad(part, (0, -part.shape[1] % size))
+            yield rows, padded.reshape(part.shape[0], -1, size)
