@@ -73,8 +73,9 @@ def load_checkpoint(
         )
     path = locate(source)
     given = load_tokenizer(tokenizer) if tokenizer is not None else None
-    if path.is_dir() and artifact.is_artifact(path):
-        return _open_artifact(path, given)
+    folder = path.parent if path.name == artifact.MODEL else path
+    if artifact.is_artifact(folder):
+        return _open_artifact(folder, given)
     weights = _weight_file(path)
     config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
     found = given or (load_tokenizer(beside) if beside.is_file() else None)

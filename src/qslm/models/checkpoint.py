@@ -108,10 +108,11 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or hostile pickle fails in many ways inside torch.load
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        refused = "Weights only load failed" in str(error)
+        reason = "it is damaged or holds objects besides tensors" if refused else str(error).split("\n")[0][:200]
         raise CheckpointError(
             f"{path} cannot be read as weights alone: {reason}.",
-            "It is truncated, or holds objects besides tensors: save the state dict alone, or use safetensors.",
+            "Fetch it again, save the state dict alone, or use safetensors.",
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

@@ -68,8 +68,9 @@ def train_classifier(
 ) -> Path:
     """Fine-tune `start` (or a new network of the mini's size) on SST-2 train; return the folder of the checkpoint.
 
-    Without a `tokenizer` one is trained on the training sentences; `start` needs the one it was trained with. The head of a language model gives way to a mean-pooled classifier. Validation is the search split; dev stays
-    unseen. A killed training goes on where it was saved. Raises TrainingError or DataError.
+    Without a `tokenizer` one is trained on the training sentences; `start` needs the one it was trained with. The
+    head of a language model gives way to a mean-pooled classifier. Validation is the search split; dev stays unseen.
+    A killed training goes on where it was saved. Raises TrainingError or DataError.
     """
     corpus = load_sst2(settings.data, progress)
     tokenizer = tokenizer or train_tokenizer(corpus.calibrate.sentences, NEW_VOCABULARY)
