@@ -1,0 +1,108 @@
+"""`qslm eval`: measure a checkpoint or a packed model on a task."""
+
+from typing import Annotated, Any
+
+import typer
+
+from qslm.cli.options import (
+    BinaryEmbedding,
+    Checkpoint,
+    Context,
+    Data,
+    File,
+    Json,
+    TaskName,
+    Threads,
+    Tokenizer,
+    Windows,
+    use_threads,
+)
+from qslm.cli.output import print_json, print_table
+from qslm.cli.progress import Listener
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    task: TaskName,
+    file: File = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="calibrate, search, report, or all of a file.", show_default=False),
+    ] = None,
+    data: Data = None,
+    tokenizer: Tokenizer = None,
+    windows: Windows = None,
+    context: Context = None,
+    binary_embedding: BinaryEmbedding = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a checkpoint or a packed model, with a 95 % interval.
+
+    Examples: [bold]qslm eval spikegpt-mini --task wikitext2[/bold]
+
+    [bold]qslm eval spikegpt-mini-sst2 --task labelled --file reviews.tsv --json[/bold]
+    """
+    use_threads(threads)
+    from qslm.evaluation import evaluate as measure
+    from qslm.loading import load_checkpoint
+    from qslm.tasks import make_task
+
+    with Listener() as progress:
+        options: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}
+        loaded = load_checkpoint(checkpoint, **options)
+        made = make_task(
+            task,
+            tokenizer=loaded.tokenizer,
+            config=loaded.config,
+            data=data,
+            file=file,
+            context=context,
+            windows=windows,
+            progress=progress,
+        )
+        chosen = split or made.evaluation_split
+        evaluation = measure(loaded.model, made, chosen, progress)
+    result = _result(loaded, made, chosen, evaluation)
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _result(loaded: Any, task: Any, split: str, evaluation: Any) -> dict[str, Any]:
+    return {
+        "checkpoint": loaded.name,
+        "task": task.name,
+        "split": split,
+        "metric": evaluation.metric,
+        "value": evaluation.value,
+        "low": evaluation.low,
+        "high": evaluation.high,
+        "samples": len(evaluation.losses.values),
+        "unit": task.unit,
+        "bytes": loaded.file_bytes,
+        "tokens": evaluation.losses.tokens,
+        "seconds": evaluation.seconds,
+        **evaluation.details,
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    from qslm.report.record import spell_value
+    from qslm.units import format_bytes
+
+    metric = result["metric"]
+    value, low, high = (spell_value(metric, result[name]) for name in ("value", "low", "high"))
+    rows = [
+        [metric, value],
+        ["95 % interval", f"{low} to {high}"],
+        [f"{result['unit']}s", f"{result['samples']:,}"],
+        ["file", format_bytes(result["bytes"])],
+        ["seconds", f"{result['seconds']:.1f}"],
+    ]
+    shown = {"metric", "value", "low", "high", "samples", "unit", "bytes", "seconds", "tokens"}
+    shown |= {"checkpoint", "task", "split"}
+    rows += [[name.replace("_", " "), f"{value:.4f}"] for name, value in result.items() if name not in shown]
+    title = f"{result['checkpoint']} on {result['task']} ({result['split']})"
+    print_table(["measure", "value"], rows, title)

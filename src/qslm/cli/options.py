@@ -1,0 +1,90 @@
+"""The options that several verbs share, each defined once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        help="A .pth or .safetensors file, a folder, the name of a shipped network, or a Hub id.",
+        show_default=False,
+    ),
+]
+Run = Annotated[Path, typer.Argument(help="The run folder of a study.", show_default=False)]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help="wikitext2, sst2, or your own file: text (perplexity) or labelled (accuracy).",
+        show_default=False,
+    ),
+]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        help="Your own data: UTF-8 text for text, lines of sentence<TAB>label for labelled.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder with the published data (or set QSLM_DATA).", show_default=False),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="tokenizer.json for a checkpoint without one.", show_default=False),
+]
+BinaryEmbedding = Annotated[
+    str,
+    typer.Option("--binary-embedding", help="Whether the embedding is binarized: auto, true or false."),
+]
+Windows = Annotated[
+    int | None,
+    typer.Option("--windows", min=2, help="Measure only the first windows of a split.", show_default=False),
+]
+Context = Annotated[
+    int | None,
+    typer.Option("--context", min=2, help="Tokens of a window; the model's by default.", show_default=False),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads of the computation; all cores by default.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        help="Size of the model file at most: 120MiB, 30MB, or 14% of the float32 tensors.",
+        show_default=False,
+    ),
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option("--max-drop", help="Points of accuracy that may be lost: 2.", show_default=False),
+]
+MaxRise = Annotated[
+    str | None,
+    typer.Option("--max-rise", help="Rise of perplexity that is allowed: 1.0 or 2%.", show_default=False),
+]
+Decision = Annotated[
+    str,
+    typer.Option(
+        "--decision",
+        help="What must keep the limit: the one-sided 95 % bound, or the measured point as in the paper.",
+    ),
+]
+Prefer = Annotated[str, typer.Option("--prefer", help="Which accepted candidate is selected: smallest, or by score.")]
+Mu = Annotated[float, typer.Option("--mu", help="Of the score: points of the metric per unit of memory ratio.")]
+
+
+def use_threads(count: int | None) -> None:
+    """Fix how many threads PyTorch computes with; None leaves its choice."""
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)

@@ -1,0 +1,55 @@
+"""The options that say how numbers are stored, and the formats that they make."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from qslm.formats import Format
+
+Group = Annotated[
+    str,
+    typer.Option("--group", help="What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row."),
+]
+Symmetric = Annotated[bool, typer.Option("--symmetric", help="No zero points: codes on both sides of zero alike.")]
+Vectors = Annotated[str, typer.Option("--vectors", help="One-dimensional parameters: float32, float16 or bfloat16.")]
+Signs = Annotated[bool, typer.Option("--signs/--no-signs", help="Store a binarized embedding as signs: 1 bit, exact.")]
+GROUPS = ("tensor", "row", "32", "64", "128")
+DEFAULT_PRECISIONS = "16 14 12 10 8 6 5 4 3 2"
+WIDTHS = (16, 14, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)
+
+
+def template(group: str, symmetric: bool, bits: int = 8) -> "Format":
+    """The integer format that these options describe. Raises FormatError."""
+    from qslm.errors import FormatError
+    from qslm.formats import Format
+
+    if group not in GROUPS:
+        raise FormatError(f"--group {group} is not known", f"Choose one of: {', '.join(GROUPS)}.")
+    if group.isdigit():
+        return Format("integer", bits, symmetric, "group", int(group))
+    return Format("integer", bits, symmetric, "tensor" if group == "tensor" else "row")
+
+
+def vector_format(text: str) -> "Format":
+    """The float format of the one-dimensional parameters. Raises FormatError."""
+    from qslm.errors import FormatError
+    from qslm.formats import Format
+
+    if text not in ("float32", "float16", "bfloat16"):
+        raise FormatError(f"--vectors {text} is not known", "Choose float32, float16 or bfloat16.")
+    return Format.parse(text)
+
+
+def parse_precisions(text: str) -> tuple[int, ...]:
+    """Bit widths from `16 14 12` or `16,14,12`. Raises FormatError."""
+    from qslm.errors import FormatError
+    from qslm.formats import INTEGER_BITS
+
+    words = text.replace(",", " ").split()
+    wrong = [w for w in words if not (w.isascii() and w.isdigit() and int(w) in INTEGER_BITS)]
+    if wrong or not words:
+        known = " ".join(map(str, INTEGER_BITS))
+        problem = f"--precisions {text!r}: {wrong[0]!r} is no bit width" if wrong else "--precisions is empty"
+        raise FormatError(problem, f"Choose from {known}.")
+    return tuple(map(int, words))

@@ -1,0 +1,107 @@
+"""`qslm train`: networks of one's own, resumable to the step."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qslm.cli.options import Data, Threads, Tokenizer, use_threads
+from qslm.cli.progress import Listener
+
+app = typer.Typer(
+    help="Train a SpikeGPT: a language model, or a classifier from it. The same command goes on after a stop.",
+    no_args_is_help=True,
+)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the checkpoint.", show_default=False)]
+Rate = Annotated[float, typer.Option("--rate", min=0.0, help="Peak learning rate.")]
+Dropout = Annotated[float, typer.Option("--dropout", min=0.0, max=0.99, help="Share of values dropped.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same network.")]
+
+
+@app.command(no_args_is_help=True)
+def lm(
+    output: Output,
+    data: Data = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to train on in all.")] = 20_000_000,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Optimizer steps, in place of --tokens.", show_default=False),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Windows of a step.")] = 16,
+    context: Annotated[int, typer.Option("--context", min=2, help="Tokens of a window.")] = 256,
+    width: Annotated[int, typer.Option("--width", min=1, help="Width of the network.")] = 256,
+    layers: Annotated[int, typer.Option("--layers", min=1, help="Number of blocks.")] = 6,
+    vocabulary: Annotated[int, typer.Option("--vocabulary", min=257, help="Words of the tokenizer.")] = 4096,
+    rate: Rate = 2e-3,
+    dropout: Dropout = 0.1,
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Train a language model on WikiText-2, with a tokenizer of its own.
+
+    Example: [bold]qslm train lm -o my-model --width 128 --layers 4 --tokens 2000000[/bold]
+    """
+    use_threads(threads)
+    from qslm.training import LanguageModelSettings, train_lm
+
+    settings = LanguageModelSettings(
+        output=output,
+        data=data,
+        width=width,
+        layers=layers,
+        vocabulary=vocabulary,
+        context=context,
+        batch=batch,
+        tokens=tokens if steps is None else steps * batch * context,
+        peak_rate=rate,
+        dropout=dropout,
+        seed=seed,
+    )
+    with Listener() as progress:
+        print(train_lm(settings, progress))
+
+
+@app.command(no_args_is_help=True)
+def classifier(
+    output: Output,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", help="Checkpoint to start from; a new network without.", show_default=False),
+    ] = None,
+    data: Data = None,
+    tokenizer: Tokenizer = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over SST-2 train.")] = 4,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences of a step.")] = 64,
+    rate: Rate = 5e-4,
+    dropout: Dropout = 0.1,
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Train a classifier on SST-2, from a language model or from nothing.
+
+    Example: [bold]qslm train classifier --init spikegpt-mini -o my-classifier[/bold]
+    """
+    use_threads(threads)
+    from qslm.training import ClassifierSettings, train_classifier
+
+    settings = ClassifierSettings(
+        output=output, data=data, epochs=epochs, batch=batch, peak_rate=rate, dropout=dropout, seed=seed
+    )
+    with Listener() as progress:
+        model, words = _start(init, tokenizer, progress)
+        print(train_classifier(settings, model, words, progress))
+
+
+def _start(init: str | None, tokenizer: Path | None, progress: Listener) -> tuple[Any, Any]:
+    """The network and the tokenizer to start from. Raises DataError when a network comes without one."""
+    from qslm.data.tokenizer import load_tokenizer
+    from qslm.errors import DataError
+    from qslm.loading import load_checkpoint
+
+    if init is None:
+        return None, load_tokenizer(tokenizer) if tokenizer is not None else None
+    loaded = load_checkpoint(init, tokenizer=tokenizer, progress=progress)
+    if loaded.tokenizer is None:
+        raise DataError(f"{init} has no tokenizer.", "Give --tokenizer FILE.")
+    return loaded.model, loaded.tokenizer

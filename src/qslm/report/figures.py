@@ -1,0 +1,252 @@
+"""The figures of the page, as Plotly traces and layouts in plain dictionaries; colours of the paper come by CSS.
+
+Plotly reads a little HTML in its texts, so every text that comes from a file is escaped here.
+"""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from qslm.report.frame import (
+    SELECTED,
+    colour_of,
+    frame,
+    front,
+    inside,
+    limit_text,
+    loss_axis,
+    loss_of,
+    megabyte_range,
+    megabyte_ticks,
+    tiers_of,
+)
+from qslm.report.record import Grid, Point, Record, spell_loss, spell_value
+from qslm.units import MB, format_bytes
+
+Figure = dict[str, Any]
+BITS_TICKS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 32)
+
+
+def pareto(record: Record) -> Figure:
+    """Quality against megabytes: every candidate with its paired interval, the budget's lines, the front."""
+    low, top = frame(record)
+    traces = [_front_line(record, top), *(_cloud(record, tier, top) for tier in tiers_of(record.points))]
+    traces += [_legend_entry(tier) for tier in tiers_of(record.points)]
+    traces += [_star(record, p, top) for p in record.points if p.selected]
+    layout: Figure = {
+        "xaxis": {
+            "title": {"text": "model file (MB)"},
+            "type": "log",
+            "tickvals": megabyte_ticks(record.points),
+            "range": [math.log10(edge) for edge in megabyte_range(record)],
+        },
+        "yaxis": {"title": {"text": escape(loss_axis(record))}, "range": [low, top], **_percent(record)},
+    }
+    return {"data": traces, "layout": layout | _budget_lines(record)}
+
+
+def tiers(record: Record) -> Figure:
+    """The loss and the bytes of every evaluation, in the order in which the search asked for them."""
+    low, top = frame(record)
+    data = [_cloud(record, t, top, over_numbers=True) for t in tiers_of(record.points)]
+    data += [_bytes_line(record, tier) for tier in tiers_of(record.points)]
+    data += [_legend_entry(tier) for tier in tiers_of(record.points)]
+    layout: Figure = {
+        "xaxis": {"title": {"text": "evaluation"}, "anchor": "y2"},
+        "yaxis": {
+            "title": {"text": escape(loss_axis(record))},
+            "domain": [0.45, 1],
+            "range": [low, top],
+            **_percent(record),
+        },
+        "yaxis2": {"title": {"text": "MB"}, "domain": [0, 0.36], "rangemode": "tozero"},
+    }
+    lines = _budget_lines(record)
+    layout["shapes"] = [s for s in lines["shapes"] if s["name"] == "loss"]
+    layout["annotations"] = [a for a in lines["annotations"] if a["name"] == "loss"]
+    if record.limits.max_bytes is not None:
+        layout["shapes"].append(_line("bytes", "paper", "y2", y=record.limits.max_bytes / MB))
+    return {"data": data, "layout": layout}
+
+
+def heat_map(grid: Grid) -> Figure:
+    """Bits per site: a row a block, a column a module; the colour is the logarithm of the bits."""
+    trace = {
+        "type": "heatmap",
+        "x": [escape(m) for m in grid.modules],
+        "y": [escape(b) for b in grid.blocks],
+        "z": [[None if b is None else math.log2(b) for b in row] for row in grid.bits],
+        "text": [["" if b is None else f"{b:g}" for b in row] for row in grid.bits],
+        "customdata": [[escape(t).replace("\n", "<br>") for t in row] for row in grid.texts],
+        "texttemplate": "%{text}",
+        "hovertemplate": "<b>%{y}, %{x}</b><br>%{customdata}<extra></extra>",
+        "colorscale": "Viridis",
+        "reversescale": True,
+        "zmin": 0,
+        "zmax": 5,
+        "xgap": 2,
+        "ygap": 2,
+        "colorbar": {
+            "title": {"text": "bits"},
+            "tickvals": [math.log2(b) for b in BITS_TICKS],
+            "ticktext": [str(b) for b in BITS_TICKS],
+            "thickness": 12,
+        },
+    }
+    layout = {
+        "xaxis": {"side": "top", "tickangle": -45, "showgrid": False},
+        "yaxis": {"autorange": "reversed", "showgrid": False},
+        "height": 150 + 30 * len(grid.blocks),
+        "margin": {"l": 56, "r": 12, "t": 12, "b": 8},
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def hover(record: Record, point: Point) -> str:
+    """What a point says when the pointer rests on it."""
+    measured, kind = point.measured, record.limits.kind
+    lines = [
+        f"<b>evaluation {point.number}, {escape(point.tier)}</b>",
+        f"{escape(record.metric)} {spell_value(record.metric, measured.value)}",
+        format_bytes(measured.file_bytes),
+    ]
+    if point.loss is not None:
+        lines.append(f"loss {spell_loss(kind, point.loss)}")
+    if point.loss_low is not None and point.loss_high is not None:
+        lines.append(f"95 %: {spell_loss(kind, point.loss_low)} to {spell_loss(kind, point.loss_high)}")
+    if point.bound is not None:
+        lines.append(f"one-sided bound {spell_loss(kind, point.bound)}")
+    lines += [escape(point.note)] if point.note else []
+    lines += [escape(line) for line in point.summary.splitlines()]
+    return "<br>".join(lines)
+
+
+def _percent(record: Record) -> Figure:
+    return {"tickformat": ".1~%"} if record.limits.kind == "relative" else {}
+
+
+def _cloud(record: Record, tier: str, top: float, over_numbers: bool = False) -> Figure:
+    points = [p for p in record.points if p.tier == tier]
+    losses = [inside(loss_of(p), top) for p in points]
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": escape(tier),
+        "legendgroup": escape(tier),
+        "showlegend": False,
+        "x": [p.number if over_numbers else p.measured.file_bytes / MB for p in points],
+        "y": losses,
+        "text": [hover(record, p) for p in points],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "color": colour_of(tier),
+            "size": [9 if p.accepted else 8 for p in points],
+            "symbol": [_symbol(p, top) for p in points],
+            "line": {"width": 1.5, "color": colour_of(tier)},
+        },
+    }
+    if not over_numbers:
+        trace["error_y"] = _error_bars(points, top, colour_of(tier))
+    return trace
+
+
+def _legend_entry(tier: str) -> Figure:
+    """A full mark for the legend, whatever the first point of the tier looks like."""
+    marker = {"color": colour_of(tier), "size": 9, "symbol": "circle"}
+    names = {"name": escape(tier), "legendgroup": escape(tier)}
+    return {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "marker": marker, **names}
+
+
+def _symbol(point: Point, top: float) -> str:
+    if not loss_of(point) < top:
+        return "triangle-up-open"
+    return "circle" if point.accepted or point.loss is None else "circle-open"
+
+
+def _error_bars(points: Sequence[Point], top: float, colour: str) -> Figure:
+    """Intervals around the losses; none at a point that is drawn at the edge."""
+    shown = [p.loss_low is not None and p.loss_high is not None and loss_of(p) < top for p in points]
+    ups = [(p.loss_high or 0.0) - loss_of(p) if s else 0.0 for p, s in zip(points, shown, strict=True)]
+    downs = [loss_of(p) - (p.loss_low or 0.0) if s else 0.0 for p, s in zip(points, shown, strict=True)]
+    style = {"thickness": 1, "width": 0, "color": _faint(colour)}
+    return {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs, **style}
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.45)"
+
+
+def _front_line(record: Record, top: float) -> Figure:
+    points = [p for p in front(record.points) if loss_of(p) < top]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "front",
+        "x": [p.measured.file_bytes / MB for p in points],
+        "y": [loss_of(p) for p in points],
+        "hoverinfo": "skip",
+        "line": {"shape": "hv", "width": 1, "dash": "dot", "color": "#8a8f98"},
+    }
+
+
+def _star(record: Record, point: Point, top: float) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "selected",
+        "x": [point.measured.file_bytes / MB],
+        "y": [inside(loss_of(point), top)],
+        "text": [hover(record, point)],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"symbol": "star", "size": 17, "color": SELECTED, "line": {"width": 1, "color": "#fff"}},
+    }
+
+
+def _bytes_line(record: Record, tier: str) -> Figure:
+    points = [p for p in record.points if p.tier == tier]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": escape(tier),
+        "legendgroup": escape(tier),
+        "showlegend": False,
+        "yaxis": "y2",
+        "x": [p.number for p in points],
+        "y": [p.measured.file_bytes / MB for p in points],
+        "text": [hover(record, p) for p in points],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "color": colour_of(tier),
+            "size": 6,
+            "symbol": ["circle" if p.accepted else "circle-open" for p in points],
+        },
+    }
+
+
+def _budget_lines(record: Record) -> dict[str, list[Figure]]:
+    shapes, notes = [], []
+    limits = record.limits
+    if limits.max_loss is not None:
+        shapes.append(_line("loss", "paper", "y", y=limits.max_loss))
+        place = {"xref": "paper", "x": 1, "y": limits.max_loss, "xanchor": "right", "yanchor": "bottom"}
+        notes.append(_note("loss", limit_text(record), place))
+    if limits.max_bytes is not None:
+        shapes.append(_line("bytes", "x", "paper", x=limits.max_bytes / MB))
+        where = math.log10(limits.max_bytes / MB)
+        place = {"yref": "paper", "y": 1, "x": where, "xanchor": "left", "yanchor": "top"}
+        notes.append(_note("bytes", f"{limits.max_bytes / MB:.2f} MB", place))
+    return {"shapes": shapes, "annotations": notes}
+
+
+def _line(name: str, xref: str, yref: str, x: float | None = None, y: float | None = None) -> Figure:
+    xs = (0, 1) if x is None else (x, x)
+    ys = (0, 1) if y is None else (y, y)
+    ends = {"x0": xs[0], "x1": xs[1], "y0": ys[0], "y1": ys[1]}
+    style = {"color": SELECTED, "width": 1.5, "dash": "dash"}
+    return {"type": "line", "name": name, "xref": xref, "yref": yref, **ends, "line": style}
+
+
+def _note(name: str, text: str, place: Figure) -> Figure:
+    return {"name": name, "text": escape(text), "showarrow": False, "font": {"color": SELECTED}, **place}

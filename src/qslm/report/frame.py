@@ -1,0 +1,86 @@
+"""What the page's figures and the PNG pictures share: colours, marks, the frame, the front."""
+
+import math
+from collections.abc import Sequence
+
+from qslm.report.record import Point, Record, spell_loss
+from qslm.units import MB
+
+# Okabe and Ito's palette: told apart by colour-blind readers, on white and on black.
+COLOURS = {"baseline": "#8a8f98", "global": "#3b8fd1", "block": "#e69f00", "module": "#17a67c"}
+OTHER = "#cc79a7"
+SELECTED = "#e0483a"
+ZERO_LOSS = 1e-9
+
+
+def colour_of(tier: str) -> str:
+    """The colour of a tier, the same in every figure."""
+    return COLOURS.get(tier, OTHER)
+
+
+def tiers_of(points: Sequence[Point]) -> list[str]:
+    """The tiers in the order in which they first appear."""
+    return list(dict.fromkeys(p.tier for p in points))
+
+
+def loss_of(point: Point) -> float:
+    """The loss that is drawn; the baseline's own is zero."""
+    return 0.0 if point.loss is None else point.loss
+
+
+def frame(record: Record) -> tuple[float, float]:
+    """The lowest and highest loss that the figures show; what lies above is drawn at the top edge.
+
+    A network at two bits can be a thousand times worse than one that keeps the promise: shown to scale it would
+    hide every difference that matters.
+    """
+    kept = [p for p in record.points if p.accepted or p.selected or p.loss is None]
+    highs = [max(loss_of(p), p.loss_high or 0.0) for p in kept]
+    limit = record.limits.max_loss or 0.0
+    every = sorted(loss_of(p) for p in record.points if math.isfinite(loss_of(p))) or [0.0]
+    top = max([2.5 * limit, 1.3 * max(highs, default=0.0), every[len(every) // 2], ZERO_LOSS])
+    bottom = min([p.loss_low if p.loss_low is not None else 0.0 for p in kept], default=0.0)
+    margin = 0.06 * (top - bottom)
+    return bottom - margin, min(top, max(every[-1], limit, max(highs, default=0.0)) * 1.08 + ZERO_LOSS) + margin
+
+
+def megabyte_ticks(points: Sequence[Point]) -> list[float]:
+    """Round numbers for the logarithmic axis of megabytes: 1, 2, 3, 5 and 7 of every power of ten in reach."""
+    sizes = [p.measured.file_bytes / MB for p in points if p.measured.file_bytes > 0] or [1.0]
+    powers = range(math.floor(math.log10(min(sizes))) - 1, math.ceil(math.log10(max(sizes))) + 1)
+    return [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 3, 5, 7)]
+
+
+def megabyte_range(record: Record) -> tuple[float, float]:
+    """The ends of the axis of megabytes, in MB: every point and the budget's line lie inside."""
+    sizes = [p.measured.file_bytes for p in record.points if p.measured.file_bytes > 0]
+    sizes += [record.limits.max_bytes] if record.limits.max_bytes else []
+    return 0.85 * min(sizes, default=MB) / MB, 1.18 * max(sizes, default=MB) / MB
+
+
+def inside(value: float, top: float) -> float:
+    """`value`, or the top edge (a little below it) when it lies beyond or is not a number."""
+    return value if value < top else top - 0.02 * abs(top)
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The candidates that no other beats in both bytes and loss, by rising size."""
+    best, line = float("inf"), []
+    for point in sorted(points, key=lambda p: (p.measured.file_bytes, loss_of(p))):
+        if loss_of(point) < best:
+            best = loss_of(point)
+            line.append(point)
+    return line
+
+
+def loss_axis(record: Record) -> str:
+    """The title of the axis of losses."""
+    unit = {"points": "points", "relative": "relative"}.get(record.limits.kind, "")
+    way = "lost" if record.higher_is_better else "above the baseline"
+    return f"{record.metric} {way}" + (f" ({unit})" if unit else "")
+
+
+def limit_text(record: Record) -> str:
+    """`limit 2.00 points`; empty without a limit on the loss."""
+    limit = record.limits.max_loss
+    return "" if limit is None else f"limit {spell_loss(record.limits.kind, limit, signed=False)}"

@@ -1,0 +1,191 @@
+"""The HTML page of a study: one file, no network, every text from a file escaped."""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+
+from qslm.report import figures
+from qslm.report.record import Measured, Point, Record, spell_loss, spell_value
+from qslm.units import MB, MiB, format_bytes
+
+COLUMNS = ("#", "tier", "value", "95 % interval", "loss", "bound", "MB", "quality", "memory", "note")
+TEXT_COLUMNS = ("tier", "note", "quality", "memory")
+
+
+def render(record: Record) -> str:
+    """The whole page as HTML text."""
+    from plotly.offline import get_plotlyjs
+
+    drawn = {"pareto": figures.pareto(record), "tiers": figures.tiers(record)}
+    if record.grid is not None:
+        drawn["bits"] = figures.heat_map(record.grid)
+    sections = [_answer(record), _pareto(), _bits(record), _tiers(), _candidates(record), _provenance(record)]
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(record.title)} - qslm</title>",
+            f"<style>\n{_resource('page.css')}</style>\n</head>\n<body>\n<main>",
+            f"<header><p>qslm study</p><h1>{escape(record.title)}</h1></header>",
+            *sections,
+            "<footer>Written by qslm. The page holds everything it shows and opens offline.</footer>\n</main>",
+            f"<script>{get_plotlyjs()}</script>",
+            f'<script type="application/json" id="figures">{_json(drawn)}</script>',
+            f"<script>\n{_resource('page.js')}</script>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _resource(name: str) -> str:
+    return (files("qslm.report") / name).read_text(encoding="utf-8")
+
+
+def _json(value: object) -> str:
+    """JSON that cannot end the script element that holds it."""
+    text = json.dumps(value, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _answer(record: Record) -> str:
+    return (
+        f'<section class="answer"><p class="verdict">{_verdict(record)}</p>'
+        f'<dl class="cards">{"".join(_cards(record))}</dl></section>'
+    )
+
+
+def _verdict(record: Record) -> str:
+    if record.selected is None:
+        return "No evaluated allocation keeps the budget: nothing was selected."
+    conclusion = record.finding.conclusion
+    badge = f'<span class="badge {escape(conclusion.replace(" ", "-"))}">{escape(conclusion)}</span>'
+    saving = "" if record.saving is None else f", {100 * record.saving:.1f} % less than float32"
+    return f"<strong>{format_bytes(record.selected.file_bytes)}</strong>{saving}. {_promise(record)}: {badge}"
+
+
+def _promise(record: Record) -> str:
+    limits = record.limits
+    if limits.max_loss is None:
+        return "No limit was set on the loss"
+    limit = spell_loss(limits.kind, limits.max_loss, signed=False)
+    return f"Promise to lose at most {limit} of {escape(record.metric)}"
+
+
+def _cards(record: Record) -> Iterable[str]:
+    base, chosen = record.baseline, record.selected
+    yield _card(f"baseline {record.metric}", spell_value(record.metric, base.value), _spread(record, base))
+    if chosen is None:
+        return
+    yield _card(f"selected {record.metric}", spell_value(record.metric, chosen.value), _spread(record, chosen))
+    yield _card("loss, paired", *_loss_texts(record))
+    yield _card("model file", f"{chosen.file_bytes / MB:,.2f} MB", _file_note(record, chosen))
+    if record.saving is not None:
+        of_file = record.saving_file
+        note = "" if of_file is None else f"{100 * of_file:.1f} % of the checkpoint's file"
+        yield _card("saved of the float32 tensors", f"{100 * record.saving:.1f} %", note)
+
+
+def _card(term: str, value: str, note: str) -> str:
+    return f"<div><dt>{escape(term)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+
+
+def _spread(record: Record, measured: Measured) -> str:
+    low, high = spell_value(record.metric, measured.low), spell_value(record.metric, measured.high)
+    return f"95 %: {low} to {high}"
+
+
+def _loss_texts(record: Record) -> tuple[str, str]:
+    finding, kind = record.finding, record.limits.kind
+    if finding.loss is None:
+        return "not compared", ""
+    if finding.low is None or finding.high is None:
+        return spell_loss(kind, finding.loss), ""
+    spread = f"95 %: {spell_loss(kind, finding.low)} to {spell_loss(kind, finding.high)}"
+    return spell_loss(kind, finding.loss), spread
+
+
+def _file_note(record: Record, chosen: Measured) -> str:
+    limit = record.limits.max_bytes
+    budget = "" if limit is None else f", budget {limit / MB:,.2f} MB"
+    return f"{chosen.file_bytes / MiB:,.2f} MiB{budget}"
+
+
+def _figure(name: str, title: str, text: str, style: str = "plot") -> str:
+    return (
+        f'<section><h2>{title}</h2><p>{text}</p><div class="wide"><div class="{style}" id="{name}"></div></div>'
+        "</section>"
+    )
+
+
+def _pareto() -> str:
+    return _figure(
+        "pareto",
+        "Quality against memory",
+        "Each mark is one allocation, measured on the search split against the baseline, in pairs, with its two-sided"
+        " 95 % interval. Full: both promises kept. Open: not. Triangle: beyond the frame. Dashed: the budget.",
+    )
+
+
+def _bits(record: Record) -> str:
+    if record.grid is None:
+        return ""
+    text = "How the selected allocation stores each module of each block, in bits per weight."
+    return _figure("bits", "Bits per site", text, "plot bare")
+
+
+def _tiers() -> str:
+    return _figure(
+        "tiers",
+        "The search as it went",
+        "Every evaluation in order: first the whole network at one width, then a block at a time, then a module.",
+        "plot tall",
+    )
+
+
+def _candidates(record: Record) -> str:
+    heads = "".join(_head(name, record) for name in COLUMNS)
+    rows = "\n".join(_row(record, p) for p in record.points)
+    return (
+        f'<section class="long"><h2>Candidates</h2><p>{len(record.points)} evaluations on the search split;'
+        " press a heading to sort.</p>"
+        f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>'
+        "</table></div></section>"
+    )
+
+
+def _head(name: str, record: Record) -> str:
+    style = ' class="text"' if name in TEXT_COLUMNS else ""
+    shown = record.metric if name == "value" else name
+    return f'<th scope="col"{style}><button type="button">{escape(shown)}</button></th>'
+
+
+def _row(record: Record, point: Point) -> str:
+    measured, kind = point.measured, record.limits.kind
+    low, high = spell_value(record.metric, measured.low), spell_value(record.metric, measured.high)
+    cells = [
+        _cell(str(point.number), point.number),
+        f'<td class="text">{escape(point.tier)}</td>',
+        _cell(spell_value(record.metric, measured.value), measured.value),
+        _cell(f"{low} to {high}", measured.low),
+        _cell("" if point.loss is None else spell_loss(kind, point.loss), point.loss),
+        _cell("" if point.bound is None else spell_loss(kind, point.bound), point.bound),
+        _cell(f"{measured.file_bytes / MB:,.3f}", measured.file_bytes),
+        f'<td class="text">{_kept(point.quality_ok)}</td>',
+        f'<td class="text">{_kept(point.memory_ok)}</td>',
+        f'<td class="text note">{escape(point.note)}</td>',
+    ]
+    state = "selected" if point.selected else "" if point.accepted else "rejected"
+    return f'<tr class="{state}">{"".join(cells)}</tr>'
+
+
+def _cell(text: str, value: float | None) -> str:
+    return f'<td data-value="{"" if value is None else escape(repr(value))}">{escape(text)}</td>'
+
+
+def _kept(good: bool) -> str:
+    return "kept" if good else "broken"
+
+
+def _provenance(record: Record) -> str:
+    lines = "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in record.provenance)
+    return f'<section><h2>Where the numbers come from</h2><dl class="source">{lines}</dl></section>'
