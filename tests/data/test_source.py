@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from qslm.data import source
-from qslm.data.source import Source, data_file, from_hub, read_text
+from qslm.data.source import Source, data_files, from_hub, read_text
 from qslm.errors import DataError
 
 
@@ -14,7 +14,7 @@ def test_a_source_says_what_it_is():
 
 def test_an_environment_without_the_file_is_told(tmp_path, monkeypatch, listener):
     monkeypatch.setenv("QSLM_DATA", str(tmp_path))
-    assert data_file(None, "sst2/dev.tsv", listener) is None
+    assert data_files(None, ["sst2/dev.tsv", "sst2/train.tsv"], listener) is None
     assert listener.messages == [f"QSLM_DATA={tmp_path} has no sst2/dev.tsv: looking elsewhere."]
 
 

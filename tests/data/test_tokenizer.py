@@ -130,6 +130,15 @@ def test_a_panic_of_the_library_is_an_error_of_ours(monkeypatch):
         parse_tokenizer("{}", "here")
 
 
+def test_a_tokenizer_that_fails_on_a_text_is_an_error_of_ours():
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+    tokenizer = parse_tokenizer(json.dumps({"version": "1.0", "added_tokens": [], "model": model}), "here")
+    with pytest.raises(DataError, match="cannot encode the text"):
+        encode(tokenizer, "b")
+    with pytest.raises(DataError, match="cannot encode the text"):
+        encode(TOKENIZER, "\ud800")
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(DataError, match="There is no tokenizer"):
         load_tokenizer(tmp_path / "none.json")

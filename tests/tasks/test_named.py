@@ -24,7 +24,7 @@ def table_file(tmp_path):
 def test_a_text_has_two_halves_and_all(text_file, small_tokenizer):
     task = make_task("text", tokenizer=small_tokenizer, config=LANGUAGE, file=text_file)
     assert (task.name, task.metric, task.higher_is_better, task.unit) == ("text", "perplexity", False, "window")
-    assert task.evaluation_split == "all"
+    assert (task.evaluation_split, task.source) == ("all", str(text_file))
     predicted = {s: sum(b.ids.numel() for b in task.batches(s)) + 1 for s in ("search", "report", "all")}
     assert predicted["search"] == predicted["report"]
     assert predicted["search"] + predicted["report"] == predicted["all"]
@@ -54,6 +54,7 @@ def test_sst2_and_wikitext2_have_their_splits(data_folder, small_tokenizer):
     sst2 = make_task("sst2", tokenizer=small_tokenizer, config=CLASSIFIER, data=data_folder)
     assert sum(len(batch.ids) for batch in sst2.batches("report")) == 872
     assert sst2.evaluation_split == "report"
+    assert sst2.source == f"SST-2 from {data_folder / 'sst2'}"
     wikitext2 = make_task("wikitext2", tokenizer=small_tokenizer, config=LANGUAGE, data=data_folder, windows=20)
     for split in ("calibrate", "search", "report"):
         assert [batch.ids.shape for batch in wikitext2.batches(split)] == [(16, 16), (4, 16)]

@@ -77,9 +77,7 @@ def _parse_line(line: str, where: str, classes: int | None) -> tuple[str, int]:
     label = label.strip()
     known = label.isascii() and label.isdigit() and len(label) < 10
     if not known or (classes is not None and int(label) >= classes):
-        wanted = (
-            "a number from 0 on" if classes is None else f"one of the model's classes, 0 to {classes - 1}"
-        )
+        wanted = "a number from 0 on" if classes is None else f"one of the model's classes, 0 to {classes - 1}"
         problem = f"{where}: the label {label[:60]!r} is not {wanted}."
         raise DataError(problem, "Correct the label; each line has the form: sentence<TAB>label.")
     return sentence.strip(), int(label)

@@ -32,25 +32,23 @@ class Source:
         return f"{self.name} from {self.origin}" + (f" ({self.note})" if self.note else "")
 
 
-def data_file(folder: Path | None, relative: str, progress: Progress = SILENT) -> Path | None:
-    """Path of the file `relative` in the data folder, or None where no folder has it.
+def data_files(folder: Path | None, names: Sequence[str], progress: Progress = SILENT) -> list[Path] | None:
+    """Paths of the files `names` in the data folder, or None where no folder has all of them.
 
     `folder` is what the user names; without it the environment variable QSLM_DATA is asked. Raises DataError
-    when a folder that the user names lacks the file; a QSLM_DATA that lacks it is told, and other sources are
+    when a folder that the user names lacks a file; a QSLM_DATA that lacks one is told, and other sources are
     tried.
     """
     named = folder or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
     if named is None:
         return None
-    path = named / relative
-    if path.is_file():
-        return path
-    if folder is not None:
-        raise DataError(
-            f"The data folder {named} has no {relative}.", "Put it there, or name another folder."
-        )
-    progress.message(f"{ENVIRONMENT}={named} has no {relative}: looking elsewhere.")
-    return None
+    missing = [name for name in names if not (named / name).is_file()]
+    if missing and folder is not None:
+        raise DataError(f"The data folder {named} has no {missing[0]}.", "Put it there, or name another folder.")
+    if missing:
+        progress.message(f"{ENVIRONMENT}={named} has no {missing[0]}: looking elsewhere.")
+        return None
+    return [named / name for name in names]
 
 
 def read_text(path: Path) -> str:

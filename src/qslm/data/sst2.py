@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from qslm.data.files import LabelledText, load_labelled_file
-from qslm.data.source import Rows, Source, data_file, from_hub
+from qslm.data.source import Rows, Source, data_files, from_hub
 from qslm.errors import DataError
 from qslm.progress import SILENT, Progress
 
@@ -114,10 +114,10 @@ def _spans(phrases: Iterable[Words], shortest: int) -> set[Words]:
 
 
 def _from_folder(folder: Path | None, progress: Progress) -> tuple[LabelledText, LabelledText, Source] | None:
-    train = data_file(folder, "sst2/train.tsv", progress)
-    dev = data_file(folder, "sst2/dev.tsv", progress)
-    if train is None or dev is None:
+    paths = data_files(folder, ["sst2/train.tsv", "sst2/dev.tsv"], progress)
+    if paths is None:
         return None
+    train, dev = paths
     source = Source("SST-2", str(train.parent))
     return load_labelled_file(train, CLASSES), load_labelled_file(dev, CLASSES), source
 
@@ -137,6 +137,4 @@ def _load_rows(datasets: Any) -> Rows:
 
 
 def _labelled(rows: Sequence[tuple[str, int]]) -> LabelledText:
-    return LabelledText(
-        tuple(sentence.strip() for sentence, _ in rows), tuple(int(label) for _, label in rows)
-    )
+    return LabelledText(tuple(sentence.strip() for sentence, _ in rows), tuple(int(label) for _, label in rows))

@@ -3,7 +3,8 @@
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +71,20 @@ def parse_tokenizer(text: str, origin: str) -> Tokenizer:
 
     Raises DataError when the text is not a tokenizer.
     """
-    try:
+    with _library_errors(f"{origin} is not a tokenizer"):
         return Tokenizer.from_str(text)
-    except (KeyboardInterrupt, SystemExit):
+
+
+@contextmanager
+def _library_errors(problem: str) -> Iterator[None]:
+    """Turn what the library raises into a DataError: a bare Exception, or a panic, which is a BaseException."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    # The library raises a bare Exception, and a panic of its Rust code derives from BaseException.
     except BaseException as error:
         raise DataError(
-            f"{origin} is not a tokenizer: {str(error)[:200]}.",
+            f"{problem}: {str(error)[:200]}.",
             "Give the complete tokenizer.json of the checkpoint (Hugging Face tokenizers format).",
         ) from error
 
@@ -85,6 +92,12 @@ def parse_tokenizer(text: str, origin: str) -> Tokenizer:
 def encode(tokenizer: Tokenizer, text: str) -> torch.Tensor:
     """Token ids of `text`, int64 `(tokens,)`, without any special tokens put around it."""
     return encode_text(tokenizer, text).ids
+
+
+def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text. Raises DataError when the tokenizer fails, as one without its unknown token does."""
+    with _library_errors("The tokenizer cannot encode the text"):
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +131,7 @@ def encode_text(tokenizer: Tokenizer, text: str, limit: int | None = None) -> En
     for piece in _pieces(text) if _is_byte_level(tokenizer) else [text]:
         pieces.append(piece)
         starts.append(len(ids))
-        ids.extend(tokenizer.encode(piece, add_special_tokens=False).ids)
+        ids.extend(encode_all(tokenizer, [piece])[0])
         if limit is not None and len(ids) >= limit:
             break
     return EncodedText(tokenizer, tuple(pieces), tuple(starts), torch.tensor(ids, dtype=torch.int64))

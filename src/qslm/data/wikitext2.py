@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qslm.data.bbcnews import load_bbc_news
-from qslm.data.source import Rows, Source, data_file, from_hub, read_text
+from qslm.data.source import Rows, Source, data_files, from_hub, read_text
 from qslm.errors import DataError
 from qslm.progress import SILENT, Progress
 
@@ -59,16 +59,14 @@ def load_news_corpus() -> TextCorpus | None:
 
 
 def _from_folder(folder: Path | None, progress: Progress) -> TextCorpus | None:
-    names = {split: f"wikitext-2/wiki.{part}.tokens" for split, part in FILES.items()}
-    paths = {split: data_file(folder, name, progress) for split, name in names.items()}
-    texts = {split: read_text(path) for split, path in paths.items() if path is not None}
-    if len(texts) < len(FILES):
+    paths = data_files(folder, [f"wikitext-2/wiki.{part}.tokens" for part in FILES.values()], progress)
+    if paths is None:
         return None
-    place = next(path.parent for path in paths.values() if path is not None)
-    for split, text in texts.items():
+    texts = {split: read_text(path) for split, path in zip(FILES, paths, strict=True)}
+    for text, path in zip(texts.values(), paths, strict=True):
         if not text.strip():
-            raise DataError(f"{paths[split]} holds no text.", "Put the complete WikiText-2 files there.")
-    return TextCorpus(**texts, source=Source("WikiText-2", str(place)))
+            raise DataError(f"{path} holds no text.", "Put the complete WikiText-2 files there.")
+    return TextCorpus(**texts, source=Source("WikiText-2", str(paths[0].parent)))
 
 
 def _from_hub(progress: Progress) -> TextCorpus | None:

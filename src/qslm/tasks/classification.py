@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from qslm.data.files import LabelledText
-from qslm.data.tokenizer import END_OF_TEXT, padding_id
+from qslm.data.tokenizer import END_OF_TEXT, encode_all, padding_id
 from qslm.errors import DataError, TaskError
 from qslm.progress import SILENT, Progress
-from qslm.tasks.task import Losses, Task
+from qslm.tasks.task import Losses, Task, device_of
 
 LENGTH_STEP = 8  # sentences are padded to multiples of this many tokens
 BATCH_SENTENCES = 64  # sentences in a batch, at most
@@ -54,6 +54,7 @@ class Classification(Task):
         context: int,
         vocabulary_size: int | None = None,
         evaluation_split: str = "report",
+        source: str = "",
         progress: Progress = SILENT,
     ) -> None:
         """Take the labelled sentences of each split. Raises TaskError when `context` is not positive."""
@@ -61,6 +62,7 @@ class Classification(Task):
             raise TaskError(f"A context of {context} tokens holds no sentence.", "Give a positive number.")
         self.name = name
         self.evaluation_split = evaluation_split
+        self.source = source
         self._splits = dict(splits)
         self._tokenizer = tokenizer
         self._classes = classes
@@ -79,7 +81,7 @@ class Classification(Task):
 
     def losses(self, model: nn.Module, batch: SentenceBatch) -> Losses:
         """1.0 for each sentence that is right. `model(ids, mask)` gives logits `(sentences, classes)`."""
-        device = next(model.parameters()).device
+        device = device_of(model)
         with torch.inference_mode():
             logits = model(batch.ids.to(device), batch.mask.to(device))
             self._check_logits(logits, batch)
@@ -98,8 +100,7 @@ class Classification(Task):
         return self._splits[split]
 
     def _encode(self, labelled: LabelledText, split: str) -> list[list[int]]:
-        encodings = self._tokenizer.encode_batch(list(labelled.sentences), add_special_tokens=False)
-        encoded = [encoding.ids or [self._empty_id()] for encoding in encodings]
+        encoded = [ids or [self._empty_id()] for ids in encode_all(self._tokenizer, labelled.sentences)]
         self._check_ids(encoded)
         long = sum(len(ids) > self._context for ids in encoded)
         if long:

@@ -12,7 +12,7 @@ from torch import nn
 from qslm.data.tokenizer import EncodedText, encode_text
 from qslm.data.wikitext2 import word_tokens
 from qslm.errors import DataError, TaskError
-from qslm.tasks.task import Floats, Losses, Task
+from qslm.tasks.task import Floats, Losses, Task, device_of
 
 CONTEXT = 256  # tokens of a window where the model does not say
 BATCH_WINDOWS = 16  # windows in a batch, at most
@@ -50,6 +50,7 @@ class LanguageModelling(Task):
         vocabulary_size: int | None = None,
         counts_words: bool = False,
         evaluation_split: str = "report",
+        source: str = "",
     ) -> None:
         """Take the text of each split.
 
@@ -61,6 +62,7 @@ class LanguageModelling(Task):
             raise TaskError(f"{context=} tokens and {windows=} make no window.", "Give positive numbers.")
         self.name = name
         self.evaluation_split = evaluation_split
+        self.source = source
         self._texts = dict(texts)
         self._tokenizer = tokenizer
         self._context = context
@@ -83,7 +85,7 @@ class LanguageModelling(Task):
 
     def losses(self, model: nn.Module, batch: WindowBatch) -> Losses:
         """Nats of each window. `model(ids)` gives logits `(windows, tokens, vocabulary)`."""
-        device = next(model.parameters()).device
+        device = device_of(model)
         windows, tokens = batch.ids.shape
         with torch.inference_mode():
             logits = model(batch.ids.to(device))

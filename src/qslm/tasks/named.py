@@ -50,17 +50,19 @@ def make_task(
     context = context if context is not None else int(config.get("context_length") or CONTEXT)
     evaluation_split = "all" if name in FILE_TASKS else "report"
     if name in TEXT_TASKS:
+        texts, source = _texts(data, file, progress)
         return LanguageModelling(
             name,
-            _texts(name, data, file, progress),
+            texts,
             tokenizer,
             context=context,
             windows=windows,
             vocabulary_size=vocabulary_size,
             counts_words=name == "wikitext2",
             evaluation_split=evaluation_split,
+            source=source,
         )
-    splits, classes = _labelled(name, config.get("classes"), data, file, progress)
+    splits, classes, source = _labelled(config.get("classes"), data, file, progress)
     return Classification(
         name,
         splits,
@@ -69,6 +71,7 @@ def make_task(
         context=context,
         vocabulary_size=vocabulary_size,
         evaluation_split=evaluation_split,
+        source=source,
         progress=progress,
     )
 
@@ -98,25 +101,30 @@ def _check_model(name: str, classes: int | None) -> None:
         )
 
 
-def _texts(name: str, data: Path | None, file: Path | None, progress: Progress) -> dict[str, str]:
+def _texts(data: Path | None, file: Path | None, progress: Progress) -> tuple[dict[str, str], str]:
+    """(text of each split, where it was found)."""
     if file is not None:
         text = load_text_file(file)
         search, report = split_halves(text)
-        return {"search": search, "report": report, "all": text}
+        return {"search": search, "report": report, "all": text}, str(file)
     corpus = load_wikitext2(data, progress)
-    return {"calibrate": corpus.calibrate, "search": corpus.search, "report": corpus.report}
+    texts = {"calibrate": corpus.calibrate, "search": corpus.search, "report": corpus.report}
+    return texts, str(corpus.source)
 
 
 def _labelled(
-    name: str, classes: int | None, data: Path | None, file: Path | None, progress: Progress
-) -> tuple[dict[str, LabelledText], int]:
+    classes: int | None, data: Path | None, file: Path | None, progress: Progress
+) -> tuple[dict[str, LabelledText], int, str]:
+    """(sentences of each split, number of classes, where they were found)."""
     if file is not None:
         table = load_labelled_file(file, classes)
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(SEED)).tolist()
         middle = len(order) // 2
         halves = table.select(sorted(order[:middle])), table.select(sorted(order[middle:]))
-        return {"search": halves[0], "report": halves[1], "all": table}, classes or max(table.labels) + 1
+        splits = {"search": halves[0], "report": halves[1], "all": table}
+        return splits, classes or max(table.labels) + 1, str(file)
     corpus = load_sst2(data, progress)
     if classes not in (None, corpus.classes):
         raise TaskError(f"SST-2 has {corpus.classes} classes, but the model has {classes}.", "Use --task labelled.")
-    return {"calibrate": corpus.calibrate, "search": corpus.search, "report": corpus.report}, corpus.classes
+    splits = {"calibrate": corpus.calibrate, "search": corpus.search, "report": corpus.report}
+    return splits, corpus.classes, str(corpus.source)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from qslm.tasks.fingerprint import fingerprint
@@ -53,6 +54,12 @@ class Losses:
         return Losses(np.delete(self.values, unit), np.delete(self.weights, unit), self.tokens, units)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's parameters, where its input belongs."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 class Task(ABC):
     """Data and a metric. Subclass it with two methods, and the whole of qslm works with your own.
 
@@ -80,6 +87,7 @@ class Task(ABC):
     higher_is_better: bool = True
     unit: str = "sample"
     evaluation_split: str = "report"  # what a plain evaluation, outside of a search, measures
+    source: str = ""  # where the data was found
 
     @abstractmethod
     def batches(self, split: str) -> Sequence[Any]:
