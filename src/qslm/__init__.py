@@ -1,1 +1,71 @@
-"""Fit a spike-driven language model into a memory budget."""
+"""Fit a spike-driven language model into a memory budget.
+
+Every verb of the command line is a function here: `inspect`, `search`, `select`, `evaluate`, `verify`, `generate`,
+`train_lm`, `train_classifier`, `demo`, `describe_data`. The names below load on first use, so that
+`qslm --help` does not wait for PyTorch.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qslm.allocation import Allocation
+    from qslm.anatomy import Anatomy, find_anatomy
+    from qslm.budget import Budget
+    from qslm.errors import QslmError
+    from qslm.evaluation import Evaluation, evaluate
+    from qslm.formats import Format
+    from qslm.loading import Checkpoint, load_checkpoint, load_model
+    from qslm.runtime import generate
+    from qslm.study import search, select
+    from qslm.tasks import Losses, Task, make_task
+    from qslm.training import ClassifierSettings, LanguageModelSettings, train_classifier, train_lm
+
+HOMES = {
+    "Allocation": "allocation",
+    "Anatomy": "anatomy",
+    "Budget": "budget",
+    "Checkpoint": "loading",
+    "ClassifierSettings": "training",
+    "Evaluation": "evaluation",
+    "Format": "formats",
+    "LanguageModelSettings": "training",
+    "Losses": "tasks",
+    "QslmError": "errors",
+    "Task": "tasks",
+    "evaluate": "evaluation",
+    "find_anatomy": "anatomy",
+    "generate": "runtime",
+    "load_checkpoint": "loading",
+    "load_model": "loading",
+    "make_task": "tasks",
+    "search": "study",
+    "select": "study",
+    "train_classifier": "training",
+    "train_lm": "training",
+}
+
+__all__ = ["__version__", *HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'qslm' has no attribute {name!r}")
+    value = getattr(import_module(f"qslm.{HOMES[name]}"), name)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+class _Package(ModuleType):
+    """The verb `search` and the folder `search/` share a name; as an attribute of the package it is the verb's."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

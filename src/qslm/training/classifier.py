@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -94,7 +95,8 @@ def train_classifier(
         progress=progress,
     )
     ids, mask = search.padded(list(range(64)))
-    record = {"command": "qslm train classifier", "settings": identity, "rates": firing_rates(model, ids, mask)}
+    record: dict[str, Any] = {"command": "qslm train classifier", "text": corpus.source.name, "settings": identity}
+    record["rates"] = firing_rates(model, ids, mask)
     return write_checkpoint(settings.output, model, tokenizer, history, record)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -31,7 +32,7 @@ class LanguageModelSettings:
     vocabulary: int = 4096
     context: int = 256
     batch: int = 16
-    tokens: int = 20_000_000
+    tokens: int = 24_000_000
     peak_rate: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 0.1
@@ -76,7 +77,8 @@ def train_lm(settings: LanguageModelSettings, progress: Progress = SILENT) -> Pa
         progress=progress,
     )
     sample = validation[: 8 * settings.context].view(-1, settings.context)
-    record = {"command": "qslm train lm", "settings": identity, "rates": firing_rates(model, sample)}
+    record: dict[str, Any] = {"command": "qslm train lm", "text": corpus.source.name, "settings": identity}
+    record["rates"] = firing_rates(model, sample)
     return write_checkpoint(settings.output, model, tokenizer, history, record)
 
 
