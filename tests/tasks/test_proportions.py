@@ -8,17 +8,19 @@ Z90, Z95 = 1.6448536269514722, 1.959963984540054
 
 
 @pytest.mark.parametrize(
-    ("b", "c", "n", "z", "low", "high"),
-    [
-        (1, 0, 44, Z95, -0.0594, 0.1181),  # by hand: c = 0 makes the limits roots of a quadratic
-        (7, 1, 21, Z95, 0.026, 0.517),  # Bentur et al. 2009 in Fagerland et al., BMC Med Res Methodol 13, 2013
-        (28, 25, 618, Z90, -0.0148, 0.0247),  # R, PropCIs::scoreci.mp(25, 28, 618, 0.90)
-        (60, 20, 1000, Z95, 0.0231, 0.0584),  # R, PropCIs::scoreci.mp(20, 60, 1000, 0.95)
-    ],
+    ("b", "c", "n", "z", "limits"),
+    [(28, 25, 618, Z90, (-0.0148, 0.0247)), (60, 20, 1000, Z95, (0.0231, 0.0584))],
 )
-def test_tango_gives_published_intervals(b, c, n, z, low, high):
-    digits = 3 if n == 21 else 4
-    assert tango(b, c, n, z) == (pytest.approx(low, abs=0.6 * 10**-digits), pytest.approx(high, abs=0.6 * 10**-digits))
+def test_tango_gives_the_intervals_of_r(b, c, n, z, limits):
+    """PropCIs::scoreci.mp(25, 28, 618, 0.90) and (20, 60, 1000, 0.95), which gives (second - first) / n."""
+    assert tango(b, c, n, z) == pytest.approx(limits, abs=5.1e-5)
+
+
+def test_tango_without_c_is_the_root_of_a_quadratic():
+    """Where q is 0, the upper limit solves (b - n d)^2 = z^2 n d (1 - d)."""
+    b, n = 1, 44
+    roots = np.roots([n * n + n * Z95**2, -2 * b * n - n * Z95**2, b * b])
+    assert tango(b, 0, n, Z95)[1] == pytest.approx(roots.max(), rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [2, 10, 872, 1500, 100_000])
