@@ -49,7 +49,7 @@ HOMES = {
     "train_lm": "training",
 }
 
-__all__ = ["__version__", *HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *HOMES]
 
 
 def __getattr__(name: str) -> Any:
