@@ -33,7 +33,7 @@ class Checkpoint:
     """A model ready to run, and what is known of the file it came from."""
 
     name: str
-    model: SpikeGPT  # evaluation mode, float32
+    model: SpikeGPT  # evaluation mode, float32, on a GPU where there is one
     tokenizer: Tokenizer | None
     digest: str  # sha256 of the weight file and of what changes its meaning
     file_bytes: int
@@ -87,7 +87,7 @@ def load_checkpoint(
         model = _likelier_embedding(model, state, config, found, str(weights), progress)
     meaning = json.dumps({"binary_embedding": model.config.binary_embedding})
     digest = _digest(weights, meaning)
-    return Checkpoint(path.name, model, found, digest, weights.stat().st_size)
+    return Checkpoint(path.name, model.to(_device()), found, digest, weights.stat().st_size)
 
 
 def locate(source: str | Path) -> Path:
@@ -109,6 +109,11 @@ def locate(source: str | Path) -> Path:
 def shipped_names() -> list[str]:
     """Return the names of the checkpoints that come with the package."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
+
+
+def _device() -> torch.device:
+    """A GPU where PyTorch sees one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _fetch(hub_id: str, problem: str) -> Path:
@@ -155,6 +160,7 @@ def _open_artifact(folder: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     model = load_spikegpt(packed.state_dict(), packed.config, origin=str(folder))
     if tokenizer is None and packed.tokenizer_json is not None:
         tokenizer = parse_tokenizer(packed.tokenizer_json, str(folder / "tokenizer.json"))
+    model = model.to(_device())
     return Checkpoint(folder.name, model, tokenizer, packed.sha256, packed.file_bytes, packed.allocation_json)
 
 

@@ -44,14 +44,15 @@ def stream(
             "Give the tokenizer that belongs to the checkpoint.",
         )
     with torch.inference_mode():
-        logits, state = model.advance(ids[None], model.initial_state(1))
+        device = model.ln_out.weight.device
+        logits, state = model.advance(ids[None].to(device), model.initial_state(1))
         logits = logits[:, -1]
         for _ in range(tokens):
-            token = sample(logits[0], temperature, top_p, generator)
+            token = sample(logits[0].cpu(), temperature, top_p, generator)
             if token == end:
                 return
             yield token
-            logits, state = model.step(torch.tensor([token]), state)
+            logits, state = model.step(torch.tensor([token], device=device), state)
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
