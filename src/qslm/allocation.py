@@ -180,8 +180,6 @@ def _check(site: Site, format: Format) -> None:
             f"{site.name} cannot be stored as signs: the network does not binarize it",
             "choose another format",
         )
-    if format.is_integer and site.numel == 0:
-        raise AllocationError(f"{site.name} has no elements and cannot be {format}", "give it float32")
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ GROUP_SIZES = (32, 64, 128)
 
 _REMEDY = "formats are int4-row, int4-g64, int8-sym-tensor, int4-g128-s32, float32, float16, bfloat16, sign"
 _NO_SCALES = (False, "row", 0, "float16")  # the defaults, so that equal formats compare equal
-_INTEGER = re.compile(r"int([0-9]{1,2})(-sym)?(-tensor|-row|-g([0-9]{1,3}))?(-s32)?", re.ASCII)
+_INTEGER = re.compile(r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32)?", re.ASCII)
 
 
 @dataclass(frozen=True)

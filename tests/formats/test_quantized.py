@@ -1,0 +1,138 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qslm.errors import ArtifactError
+from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, SIGN, Format, QuantizedTensor, data_bytes, matrix_shape
+from qslm.formats import stored_tensors as promised_tensors
+from qslm.formats.container import _describe
+
+INTEGERS = [
+    Format.parse(f"int{bits}{symmetric}-{grain}{scale}")
+    for bits in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
+    for symmetric in ("", "-sym")
+    for grain in ("tensor", "row", "g32", "g128")
+    for scale in ("", "-s32")
+]
+formats = st.sampled_from([*INTEGERS, FLOAT32, FLOAT16, BFLOAT16, SIGN])
+shapes = st.lists(st.integers(1, 70), min_size=2, max_size=2).map(tuple) | st.just((3, 5, 7))
+
+
+def random_tensor(format: Format, shape: tuple[int, ...], seed: int) -> QuantizedTensor:
+    """A tensor whose codes, zero points and scales take any valid value."""
+    generator = torch.Generator().manual_seed(seed)
+    if format.kind == "float":
+        values = torch.randn(shape, generator=generator).to(format.value_dtype)
+        return QuantizedTensor(format, shape, values=values)
+    rows, columns = matrix_shape(shape)
+
+    def draw(low: int, high: int, size: tuple[int, int]) -> torch.Tensor:
+        return torch.randint(low, high + 1, size, generator=generator).to(format.code_dtype)
+
+    if format.kind == "sign":
+        return QuantizedTensor(format, shape, codes=draw(0, 1, (rows, columns)))
+    grid = format.scale_shape(rows, columns)
+    scales = (torch.rand(grid, generator=generator) + 0.01).to(format.scale_dtype)
+    zeros = draw(0, format.highest, grid) if format.has_zeros else None
+    return QuantizedTensor(format, shape, draw(format.lowest, format.highest, (rows, columns)), scales, zeros)
+
+
+def by_definition(tensor: QuantizedTensor) -> torch.Tensor:
+    """(code - zero) * scale, one number at a time."""
+    rows, columns = tensor.codes.shape
+    size = tensor.format.group_size or columns
+    numbers = torch.empty(rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            at = (0, 0) if tensor.format.granularity == "tensor" else (row, column // size)
+            zero = 0 if tensor.zeros is None else int(tensor.zeros[at])
+            step = torch.tensor(float(int(tensor.codes[row, column]) - zero))
+            numbers[row, column] = step * tensor.scales[at].float()
+    return numbers.reshape(tensor.shape)
+
+
+@given(formats, shapes, st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_what_is_stored_is_what_was_promised_and_reads_back(format, shape, seed):
+    tensor = random_tensor(format, shape, seed)
+    stored = tensor.stored("site")
+    promised = promised_tensors(format, shape, "site")
+    assert [_describe(name, value) for name, value in stored.items()] == list(promised)
+    assert sum(map(data_bytes, promised)) == sum(value.nbytes for value in stored.values())
+
+    again = QuantizedTensor.from_stored(format, shape, "site", stored)
+    for field in ("codes", "scales", "zeros", "values"):
+        ours, theirs = getattr(tensor, field), getattr(again, field)
+        assert (ours is None and theirs is None) or (torch.equal(ours, theirs) and ours.dtype == theirs.dtype)
+    assert torch.equal(again.dequantize(), tensor.dequantize())
+    assert again.dequantize().shape == shape
+
+
+@given(st.sampled_from(INTEGERS), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_dequantize_follows_its_definition(format, seed):
+    tensor = random_tensor(format, (3, 37), seed)
+    assert torch.equal(tensor.dequantize(), by_definition(tensor))
+
+
+def test_signs_are_plus_and_minus_one():
+    tensor = QuantizedTensor(SIGN, (1, 3), codes=torch.tensor([[0, 1, 1]], dtype=torch.uint8))
+    assert tensor.dequantize().tolist() == [[-1.0, 1.0, 1.0]]
+
+
+def test_dequantized_floats_are_a_copy():
+    values = torch.zeros(3)
+    QuantizedTensor(FLOAT32, (3,), values=values).dequantize().fill_(1)
+    assert values.tolist() == [0, 0, 0]
+
+
+INT5 = Format.parse("int5-g32")
+
+
+def _nan(stored):
+    stored["w.scales"][0, 0] = float("nan")
+
+
+def _negative(stored):
+    stored["w.scales"][1, 0] = -1
+
+
+def _unused(stored):
+    stored["w.codes"][-1] |= 0x80
+
+
+def _unused_zero(stored):
+    stored["w.zeros"][-1] |= 0x80
+
+
+def _missing(stored):
+    del stored["w.zeros"]
+
+
+def _type(stored):
+    stored["w.scales"] = stored["w.scales"].float()
+
+
+def _shape(stored):
+    stored["w.codes"] = stored["w.codes"][:-1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_nan, "float16"), (_negative, "not positive"), (_unused, "w.codes.*unused bits"), (_shape, "U8"),
+        (_unused_zero, "w.zeros.*unused bits"), (_missing, "w.zeros.*missing"), (_type, "w.scales.*F32"),
+    ],
+)  # fmt: skip
+def test_damaged_tensors_are_refused_by_name(damage, message):
+    stored = random_tensor(INT5, (5, 33), 0).stored("w")
+    damage(stored)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        QuantizedTensor.from_stored(INT5, (5, 33), "w", stored)
+    assert caught.value.remedy
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    with pytest.raises(ArtifactError, match="not finite"):
+        QuantizedTensor.from_stored(FLOAT16, (1,), "w", {"w": torch.tensor([float("inf")], dtype=torch.float16)})
