@@ -46,7 +46,7 @@ class LanguageModelling(Task):
         tokenizer: Tokenizer,
         *,
         context: int = CONTEXT,
-        windows: int | None = None,
+        windows: int | Mapping[str, int] | None = None,
         vocabulary_size: int | None = None,
         counts_words: bool = False,
         evaluation_split: str = "report",
@@ -54,11 +54,13 @@ class LanguageModelling(Task):
     ) -> None:
         """Take the text of each split.
 
-        context: tokens of a window. windows: measure only the first ones of a split. vocabulary_size: the
+        context: tokens of a window. windows: measure only so many of the first ones, of every
+        split or by the split's name. vocabulary_size: the
         model's, to be checked against the ids. counts_words: give the perplexity per word, as WikiText counts
         words.
         """
-        if context < 1 or (windows is not None and windows < 1):
+        limits = windows.values() if isinstance(windows, Mapping) else [] if windows is None else [windows]
+        if context < 1 or any(limit < 1 for limit in limits):
             raise TaskError(f"{context=} tokens and {windows=} make no window.", "Give positive numbers.")
         self.name = name
         self.evaluation_split = evaluation_split
@@ -75,8 +77,9 @@ class LanguageModelling(Task):
         """Batches of several windows, in the text's order; a shorter last window stands alone."""
         ids = self._encode(split).ids
         predicted = len(ids) - 1
-        if self._windows is not None:
-            predicted = min(predicted, self._windows * self._context)
+        limit = self._limit(split)
+        if limit is not None:
+            predicted = min(predicted, limit * self._context)
         size = self._context * self._batch_windows()
         full = predicted - predicted % self._context
         starts = [*range(0, full, size), *([full] if full < predicted else [])]
@@ -109,7 +112,7 @@ class LanguageModelling(Task):
         encoded, nats, predicted = self._encode(split), float(losses.values.sum()), int(losses.weights.sum())
         size = encoded.bytes_until(predicted) - encoded.bytes_until(0)
         details = {"bits_per_byte": nats / math.log(2) / max(size, 1)}
-        if self._counts_words and self._windows is None:
+        if self._counts_words and self._limit(split) is None:
             details["word_perplexity"] = float(_exp(np.array(nats / word_tokens(self._texts[split]))))
         return details
 
@@ -121,13 +124,18 @@ class LanguageModelling(Task):
         vocabulary = self._vocabulary_size or self._tokenizer.get_vocab_size()
         return max(1, min(BATCH_WINDOWS, BATCH_LOGITS // (self._context * vocabulary)))
 
+    def _limit(self, split: str) -> int | None:
+        """How many windows of a split are measured at most."""
+        return self._windows.get(split) if isinstance(self._windows, Mapping) else self._windows
+
     def _encode(self, split: str) -> EncodedText:
         if split not in self._encoded:
             if split not in self._texts:
                 known = ", ".join(self._texts)
                 raise TaskError(f"The task {self.name} has no split {split!r}.", f"Its splits are: {known}.")
-            limit = None if self._windows is None else self._windows * self._context + 1
-            encoded = encode_text(self._tokenizer, self._texts[split], limit)
+            limit = self._limit(split)
+            wanted = None if limit is None else limit * self._context + 1
+            encoded = encode_text(self._tokenizer, self._texts[split], wanted)
             self._check_ids(encoded.ids, split)
             self._encoded[split] = encoded
         return self._encoded[split]

@@ -31,7 +31,7 @@ def make_task(
     data: Path | None = None,
     file: Path | None = None,
     context: int | None = None,
-    windows: int | None = None,
+    windows: int | Mapping[str, int] | None = None,
     progress: Progress = SILENT,
 ) -> Task:
     """The task `name` for a model with this tokenizer and configuration.
@@ -39,7 +39,8 @@ def make_task(
     wikitext2, sst2: published data (`data` is a folder that has them). text, labelled: the user's own `file`,
     whose split "all" is the whole of it; for a search, "search" is its first half and "report" its second (of
     a table, halves drawn with a fixed seed), and there is no "calibrate". context: tokens of a window or of a
-    sentence, by default the model's. windows: measure only the first ones of a split.
+    sentence, by default the model's. windows: measure only so many of the first ones, of
+    every split or by the split's name.
 
     Raises TaskError when the model does not suit the task, DataError when the data is missing or unusable.
     """
@@ -76,7 +77,7 @@ def make_task(
     )
 
 
-def _check_request(name: str, config: Mapping[str, Any], file: Path | None, windows: int | None) -> None:
+def _check_request(name: str, config: Mapping[str, Any], file: Path | None, windows: object) -> None:
     if name not in NAMES:
         raise TaskError(f"There is no task {name!r}.", f"The tasks are: {', '.join(NAMES)}.")
     if (file is not None) != (name in FILE_TASKS):
