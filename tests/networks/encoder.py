@@ -56,7 +56,7 @@ class Block(nn.Module):
 class SpikingEncoder(nn.Module):
     """Ids `(batch, tokens)` to logits `(batch, classes)`, over `steps` time steps; no causal mask."""
 
-    def __init__(self, vocabulary=40, width=16, depth=2, classes=2, steps=3, seed=0):
+    def __init__(self, vocabulary=40, width=16, depth=2, classes=8, steps=3, seed=0):
         super().__init__()
         self.steps = steps
         self.emb = nn.Embedding(vocabulary, width)

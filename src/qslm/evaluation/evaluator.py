@@ -1,8 +1,9 @@
 """Measuring a network on a task, as it is or with its weights rounded into an allocation."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from types import TracebackType
 from typing import Self
 
@@ -109,11 +110,22 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def reset_state(model: nn.Module) -> None:
-    """Forget the membrane potentials: call `reset()` on every module that has one (spikingjelly's convention)."""
+    """Forget the membrane potentials: call `reset()` on every module that has one (spikingjelly's convention).
+
+    A method of that name that needs arguments is something else, and is left alone.
+    """
     for module in model.modules():
         reset = getattr(module, "reset", None)
-        if callable(reset):
+        if callable(reset) and _needs_nothing(reset):
             reset()
+
+
+def _needs_nothing(method: Callable[..., object]) -> bool:
+    try:
+        signature(method).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _measured(

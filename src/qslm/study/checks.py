@@ -1,0 +1,121 @@
+"""What must hold before any search: a study whose ground is not firm stops here and says why."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qslm.allocation import Allocation
+from qslm.errors import StudyError
+from qslm.evaluation import Evaluator, reset_state
+from qslm.formats import FLOAT32
+from qslm.models.parity import check_recurrent
+from qslm.models.spikegpt import SpikeGPT
+from qslm.study.source import update_digest
+from qslm.tasks.task import Task
+
+RECURRENT_SHAPE = (2, 64)  # sequences and tokens that the recurrent form is checked on
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked, and what was found."""
+
+    name: str
+    finding: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a network answered to one batch: a digest of all outputs and losses, and the ids it was given."""
+
+    digest: str
+    ids: Tensor | None
+
+
+def check_ground(evaluator: Evaluator, signs: bool) -> list[Check]:
+    """Check on the first search batch that the network is deterministic, that an allocation which changes
+    nothing changes no bit of its outputs, and that its recurrent form agrees with the parallel one.
+
+    Leaves the float network in place. Raises StudyError, or CheckpointError from the recurrent form.
+    """
+    model, task, anatomy = evaluator.model, evaluator.task, evaluator.anatomy
+    batch = _first_batch(task)
+    original = _observe(model, task, batch)
+    if _observe(model, task, batch).digest != original.digest:
+        raise StudyError(
+            "the network answers the same batch differently the second time",
+            "a module of it draws random numbers or keeps a state: give that module a reset() method",
+        )
+    found = [Check("deterministic", "the same batch gives the same bits twice")]
+    evaluator.apply(Allocation.float32(anatomy))
+    _refuse_difference(original, _observe(model, task, batch), "an allocation that keeps every site in float32")
+    found.append(Check("no-op", "float32 at every site reproduces the float logits bit for bit"))
+    if signs and any(site.binarized for site in anatomy.sites):
+        evaluator.apply(Allocation.uniform(anatomy, FLOAT32, signs=True))
+        _refuse_difference(original, _observe(model, task, batch), "the binarized embedding stored as signs")
+        found.append(Check("signs", "the embedding as signs reproduces the float logits bit for bit"))
+    evaluator.restore()
+    return [*found, _check_recurrent(model, original.ids)]
+
+
+def _first_batch(task: Task) -> Any:
+    batches = task.batches("search")
+    if not len(batches):
+        raise StudyError(f"the search split of {task.name} is empty", "give data to search on")
+    return batches[0]
+
+
+def _refuse_difference(original: _Seen, seen: _Seen, what: str) -> None:
+    if seen.digest != original.digest:
+        raise StudyError(
+            f"{what} changes the network's outputs",
+            "no search can be trusted on this network: please report it, with the network",
+        )
+
+
+def _check_recurrent(model: nn.Module, ids: Tensor | None) -> Check:
+    """Compare the two forms of a network that has both. Derived: SpikeGPT alone says how its spikes compare."""
+    if not isinstance(model, SpikeGPT) or ids is None:
+        return Check("recurrent", "not checked: the network has no recurrent form that is known")
+    sequences, tokens = RECURRENT_SHAPE
+    parity = check_recurrent(model, ids[:sequences, :tokens])
+    return Check(
+        "recurrent",
+        f"{parity.flipped} of {parity.spikes:,} spikes differ, logits by at most {parity.outputs:.1e}",
+    )
+
+
+def _observe(model: nn.Module, task: Task, batch: Any) -> _Seen:
+    """Run the task on one batch and look at what goes into the network and what comes out."""
+    digest = hashlib.sha256()
+    given: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+        given.extend(tensor for tensor in _tensors(inputs) if tensor.dim() == 2 and not tensor.is_floating_point())
+        update_digest(digest, _tensors(outputs))
+
+    handle = model.register_forward_hook(look)
+    try:
+        reset_state(model)
+        with torch.no_grad():
+            losses = task.losses(model, batch)
+    finally:
+        handle.remove()
+    digest.update(losses.values.tobytes())
+    return _Seen(digest.hexdigest(), given[0] if given else None)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in a nest of tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _tensors(inner)

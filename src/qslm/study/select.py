@@ -1,0 +1,158 @@
+"""Other questions to a study that was made: a selection from its ledger alone, with no new evaluation."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from qslm.allocation import Allocation
+from qslm.anatomy import Anatomy
+from qslm.budget import Budget, check_possible, parse_loss
+from qslm.errors import QslmError, StudyError
+from qslm.evaluation import Evaluation, Ledger, Row
+from qslm.study import folder
+from qslm.study.judging import BASELINE, Judged, choose, judge
+from qslm.study.selection import Pair, Selection, make_selection
+from qslm.tasks.task import Floats, Losses, Task
+from qslm.units import parse_memory
+
+_DAMAGED = "run the search again in this folder"
+
+
+def select(
+    run: Path | str,
+    *,
+    max_memory: str | int | None = None,
+    max_drop: str | float | None = None,
+    max_rise: str | float | None = None,
+    prefer: Literal["smallest", "score"] | None = None,
+    mu: float | None = None,
+    decision: Literal["bound", "point"] | None = None,
+    task: Task | None = None,
+) -> Selection:
+    """Select again from everything that a study has measured; what is not given is as in the study.
+
+    `max_memory` is a text such as `30MB` or `14%`, or bytes; `max_drop` points of accuracy, `max_rise` a rise
+    such as `1.0` or `2%`. `task` is needed only when its metric is neither a weighted mean nor a perplexity.
+    Writes nothing. Raises StudyError when nothing is accepted or the folder holds no study, LedgerError.
+    """
+    run = Path(run)
+    study = folder.read_json(run / folder.STUDY)
+    anatomy = folder.anatomy_from_dict(study.get("anatomy"))
+    try:
+        budget = _budget(study["budget"], anatomy, max_memory, max_drop, max_rise, prefer, mu, decision)
+        task = task or recorded_task(study["task"])
+        checkpoint_bytes = int(study["checkpoint"]["bytes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyError(f"{run / folder.STUDY} lacks something: {error}", _DAMAGED) from error
+    with Ledger.read(run / folder.LEDGER) as ledger:
+        rows, reported = ledger.rows("search"), {row.key: row.evaluation for row in ledger.rows("report")}
+    baseline = _baseline(rows, task)
+    judged = [_judged(row, anatomy, task, budget, baseline) for row in rows]
+    check_possible(budget.max_bytes, min(one.evaluation.footprint_file for one in judged), anatomy.float32_bytes)
+    chosen = choose(budget, judged, task.higher_is_better)
+    return make_selection(
+        run,
+        task,
+        budget,
+        chosen,
+        Pair(baseline, chosen.evaluation),
+        _report(reported, chosen, anatomy),
+        checkpoint_bytes,
+        [*(row.evaluation for row in rows), *reported.values()],
+    )
+
+
+def _budget(
+    stored: dict[str, Any],
+    anatomy: Anatomy,
+    max_memory: str | int | None,
+    max_drop: str | float | None,
+    max_rise: str | float | None,
+    prefer: Literal["smallest", "score"] | None,
+    mu: float | None,
+    decision: Literal["bound", "point"] | None,
+) -> Budget:
+    """The study's budget with what was given in place of its own."""
+    max_bytes, max_loss, kind = stored["max_bytes"], stored["max_loss"], stored["kind"]
+    if max_memory is not None:
+        text = f"{max_memory}B" if isinstance(max_memory, int) else max_memory
+        max_bytes = parse_memory(text, anatomy.float32_bytes)
+    if max_drop is not None or max_rise is not None:
+        max_loss, kind = parse_loss(max_drop, max_rise)
+    return Budget(
+        max_bytes,
+        max_loss,
+        kind,
+        decision or stored["decision"],
+        prefer or stored["prefer"],
+        stored["mu"] if mu is None else mu,
+    )
+
+
+def _baseline(rows: Sequence[Row], task: Task) -> Evaluation:
+    found = next((row.evaluation for row in rows if row.tier == BASELINE), None)
+    if found is None:
+        raise StudyError("the study has not measured its baseline yet", "let the search run on")
+    if not math.isclose(task.reduce(found.losses), found.value, rel_tol=1e-9):
+        raise StudyError(
+            f"the study measured {found.metric} {found.value}, but its losses give {task.reduce(found.losses)}",
+            "give the task that it was made with: select(run, task=...)",
+        )
+    return found
+
+
+def _judged(row: Row, anatomy: Anatomy, task: Task, budget: Budget, baseline: Evaluation) -> Judged:
+    try:
+        allocation = Allocation.from_json(anatomy, row.allocation)
+    except QslmError as error:
+        raise StudyError(f"{folder.STUDY} and the ledger do not fit: {error.problem}", _DAMAGED) from error
+    return judge(task, budget, baseline, row.evaluation, allocation, row.tier, row.note)
+
+
+def _report(reported: dict[str, Evaluation], chosen: Judged, anatomy: Anatomy) -> Pair | None:
+    baseline = reported.get(Allocation.float32(anatomy).key)
+    selected = reported.get(chosen.allocation.key)
+    return None if baseline is None or selected is None else Pair(baseline, selected)
+
+
+class RecordedTask(Task):
+    """The metric of a task whose data is not at hand: a weighted mean of the losses."""
+
+    def __init__(self, name: str, metric: str, higher_is_better: bool, unit: str) -> None:
+        self.name, self.metric, self.higher_is_better, self.unit = name, metric, higher_is_better, unit
+
+    def batches(self, split: str) -> Sequence[Any]:
+        """Raise StudyError: a recorded task has no data."""
+        raise StudyError(f"the data of {self.name} was not recorded", "make the task itself")
+
+    def losses(self, model: nn.Module, batch: Any) -> Losses:
+        """Raise StudyError: a recorded task measures nothing."""
+        raise StudyError(f"the data of {self.name} was not recorded", "make the task itself")
+
+
+class RecordedPerplexity(RecordedTask):
+    """The perplexity, exp of the weighted mean."""
+
+    def reduce(self, losses: Losses) -> float:
+        """Perplexity of the recorded nats."""
+        return float(_exp(np.array(super().reduce(losses))))
+
+    def reduce_without_each(self, losses: Losses) -> Floats:
+        """Perplexity `(units,)` with one unit left out."""
+        return _exp(losses.without_each())
+
+
+def recorded_task(content: dict[str, Any]) -> RecordedTask:
+    """The task that study.json describes. Raises KeyError, TypeError."""
+    kind = RecordedPerplexity if content["metric"] == "perplexity" else RecordedTask
+    return kind(str(content["name"]), str(content["metric"]), bool(content["higher_is_better"]), str(content["unit"]))
+
+
+def _exp(values: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        result: Floats = np.exp(values)
+    return result

@@ -1,0 +1,96 @@
+import pytest
+import torch
+from networks.encoder import SpikingEncoder
+from networks.tasks import Agreement
+from torch import nn
+
+from qslm.anatomy import find_anatomy
+from qslm.errors import StudyError
+from qslm.evaluation import Evaluator
+from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.study.checks import check_ground
+
+
+def checks(model, task, signs=True):
+    with Evaluator(model, find_anatomy(model), task) as evaluator:
+        return {check.name: check.finding for check in check_ground(evaluator, signs)}
+
+
+@pytest.fixture
+def task():
+    return Agreement(SpikingEncoder())
+
+
+def test_an_honest_network_passes(task):
+    model = SpikingEncoder()
+    model.emb.binarized = True
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = checks(model, task)
+    assert list(found) == ["deterministic", "no-op", "signs", "recurrent"]
+    assert "not checked" in found["recurrent"]
+    assert "signs" not in checks(model, task, signs=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Noisy(SpikingEncoder):
+    def forward(self, ids, mask=None):
+        return super().forward(ids) + torch.rand(1, generator=self.generator)
+
+
+def test_a_network_that_draws_at_random_is_refused(task):
+    model = Noisy()
+    model.generator = torch.Generator().manual_seed(0)
+    with pytest.raises(StudyError, match="differently the second time"):
+        checks(model, task)
+
+
+def test_an_embedding_that_is_not_really_binarized_is_refused(task):
+    class Real(SpikingEncoder):
+        def forward(self, ids, mask=None):
+            return super().forward(ids) + self.emb(ids).mean()
+
+    model = Real()
+    model.emb.binarized = True
+    with pytest.raises(StudyError, match="stored as signs changes"):
+        checks(model, task)
+    assert "signs" not in checks(model, task, signs=False)
+
+
+def test_weights_that_rounding_to_float32_changes_are_refused(task):
+    model = SpikingEncoder().double()
+    with torch.no_grad():
+        model.classifier.weight += 1e-12
+    with pytest.raises(StudyError, match="every site in float32 changes"):
+        checks(model, task)
+
+
+def test_an_empty_split_is_refused(task):
+    task.splits["search"] = []
+    with pytest.raises(StudyError, match="empty"):
+        checks(SpikingEncoder(), task)
+
+
+class Drifted(SpikeGPT):
+    """A network whose parallel and recurrent forms differ."""
+
+    def hidden(self, ids, state, trace):
+        x, after = super().hidden(ids, state, trace)
+        return (x if state is None else x + 0.1), after
+
+
+@pytest.mark.parametrize(("kind", "agrees"), [(SpikeGPT, True), (Drifted, False)])
+def test_the_recurrent_form_of_spikegpt_is_checked(kind, agrees):
+    config = SpikeGPTConfig(
+        vocabulary_size=40, width=16, ffn_width=32, layers=2, context_length=16, classes=2, binary_embedding=True
+    )
+    model = kind(config)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    model.eval()
+    task = Agreement(model, sentences=20, batch=10)
+    if agrees:
+        assert "spikes differ" in checks(model, task)["recurrent"]
+    else:
+        with pytest.raises(Exception, match="recurrent form"):
+            checks(model, task)

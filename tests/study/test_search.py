@@ -1,0 +1,210 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from networks.encoder import SpikingEncoder
+from networks.tasks import Agreement, NextToken
+from networks.tied import TiedNetwork
+
+from qslm import artifact
+from qslm.allocation import Allocation
+from qslm.anatomy import find_anatomy
+from qslm.budget import Budget
+from qslm.errors import BudgetError, LedgerError, StudyError
+from qslm.evaluation import Ledger, evaluate
+from qslm.search import Outcome, TieredSearch
+from qslm.study import Options, search
+
+DROP = Budget(max_bytes=None, max_loss=12.0, kind="points")
+RISE = Budget(max_bytes=None, max_loss=0.05, kind="relative")
+
+
+class Talkative:
+    """A listener that keeps what it hears."""
+
+    def __init__(self):
+        self.heard = []
+
+    def track(self, items, total, description):
+        yield from items
+
+    def message(self, text):
+        self.heard.append(text)
+
+
+def read(run, name):
+    return json.loads((run / name).read_text())
+
+
+@pytest.fixture
+def encoder():
+    model = SpikingEncoder()
+    return model, Agreement(model)
+
+
+def test_a_whole_study_on_a_bidirectional_spiking_encoder(encoder, tmp_path):
+    model, task = encoder
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    listener = Talkative()
+    selection = search(model, task, budget=DROP, output=tmp_path, progress=listener)
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    content, study = read(tmp_path, "selection.json"), read(tmp_path, "study.json")
+    assert content["baseline"]["metric"] == content["selected"]["metric"] == "accuracy"
+    for name in ("baseline", "selected"):
+        assert content[name]["low"] <= content[name]["value"] <= content[name]["high"]
+    file_bytes = (tmp_path / "artifact" / "model.safetensors").stat().st_size
+    assert content["selected"]["bytes"] == file_bytes == selection.selected.figures.bytes
+    assert content["selected"]["saving"] == 1 - content["selected"]["tensor_bytes"] / (
+        4 * sum(p.numel() for p in model.parameters())
+    )
+    assert content["selected"]["saving_file"] == 1 - file_bytes / content["baseline"]["bytes"]
+    assert content["selected"]["score"] == pytest.approx(100 * content["selected"]["value"])
+    assert content["difference"]["conclusion"] in ("met", "not shown", "broken")
+    assert content["difference"]["split"] == "report"
+
+    tiers = study["tiers"]
+    assert {"baseline", "global", "sensitivity", "block", "module"} == {line["tier"] for line in tiers}
+    assert content["evaluations"] == len(tiers) + 2
+    assert content["tokens_forwarded"] == 720 * (len(tiers) + 2)
+    accepted = [line for line in tiers if line["quality_ok"] and line["memory_ok"] and line["tier"] != "baseline"]
+    assert content["selected"]["key"] == min(accepted, key=lambda line: (line["bytes"], line["loss"]))["key"]
+    assert all(line["bound"] <= 12.0 for line in accepted) and len(accepted) < len(tiers) - 1
+    told = [text for text in listener.heard if text.lstrip()[0].isdigit()]
+    assert len(told) == len(tiers) - 1
+    assert any("accepted" in text for text in told) and any("too lossy" in text for text in told)
+
+
+def test_the_packed_model_measures_what_the_search_measured(encoder, tmp_path):
+    model, task = encoder
+    search(model, task, budget=DROP, output=tmp_path)
+    packed = SpikingEncoder(seed=9)
+    packed.load_state_dict(artifact.read(tmp_path / "artifact").state_dict())
+    content = read(tmp_path, "selection.json")
+    with Ledger.read(tmp_path / "ledger.sqlite") as ledger:
+        for split in ("search", "report"):
+            stored = ledger.get(content["selected"]["key"], split)
+            assert np.array_equal(evaluate(packed, task, split).losses.values, stored.losses.values)
+
+
+def test_what_the_strategy_was_told_is_the_paired_bound(encoder, tmp_path):
+    model, task = encoder
+    search(model, task, budget=DROP, output=tmp_path)
+    lines = {line["key"]: line for line in read(tmp_path, "study.json")["tiers"]}
+    strategy, asked = TieredSearch(find_anatomy(model)), 0
+    while (proposal := strategy.ask()) is not None:
+        line = lines[proposal.allocation.key]
+        assert line["quality_ok"] == (line["bound"] <= 12.0)
+        strategy.tell(proposal, Outcome(line["quality_ok"], line["memory_ok"], line["loss"]))
+        asked += 1
+    assert asked == len(lines) - 1
+
+
+def test_a_whole_study_on_a_network_with_a_tied_head(tmp_path):
+    model = TiedNetwork()
+    task = NextToken(model)
+    selection = search(model, task, budget=RISE, output=tmp_path)
+    sites = read(tmp_path, "study.json")["anatomy"]["sites"]
+    tied = next(site for site in sites if site["name"] == "emb.weight")
+    assert tied["aliases"] == ["head.weight"] and "head.weight" not in {site["name"] for site in sites}
+    assert "head.weight" not in read(tmp_path, "selection.json")["selected"]["allocation"]["sites"]
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert selection.selected.saving == 1 - selection.selected.tensor_bytes / (4 * weights)
+    loaded = TiedNetwork(seed=5)
+    loaded.load_state_dict(artifact.read(tmp_path / "artifact").state_dict())
+    assert loaded.head.weight is loaded.emb.weight
+    measured = evaluate(loaded, task, "report")
+    assert measured.value == selection.selected.figures.value
+    assert selection.selected.score == measured.value  # mu is 0
+    assert selection.search_difference.bound <= 0.05 and selection.difference.kind == "relative"
+
+
+def test_a_replay_measures_nothing_and_answers_the_same(encoder, tmp_path, monkeypatch):
+    model, task = encoder
+    first = search(model, task, budget=DROP, output=tmp_path)
+    content, model_file = read(tmp_path, "selection.json"), tmp_path / "artifact" / "model.safetensors"
+    packed = model_file.read_bytes()
+    monkeypatch.setattr("qslm.evaluation.evaluator._measured", None)
+    second = search(model, task, budget=DROP, output=tmp_path)
+    assert read(tmp_path, "selection.json") == content and model_file.read_bytes() == packed
+    assert second.seconds == first.seconds > 0
+
+
+def test_memory_alone_leads_to_the_largest_that_fits_by_score(encoder, tmp_path):
+    model, task = encoder
+    smallest = Allocation.uniform(find_anatomy(model), TieredSearch(find_anatomy(model)).ask().allocation.formats[0])
+    budget = Budget(smallest.footprint().file, None, "points", prefer="score", mu=0.0)
+    selection = search(model, task, budget=budget, output=tmp_path)
+    assert selection.selected.figures.bytes <= budget.max_bytes
+    lines = read(tmp_path, "study.json")["tiers"][1:]
+    assert selection.search_selected.value == max(line["value"] for line in lines if line["memory_ok"])
+    assert selection.difference.conclusion == "met" and selection.difference.limit is None
+
+
+def test_an_impossible_budget_is_refused_before_anything_is_done(encoder, tmp_path):
+    model, task = encoder
+    task.splits.clear()
+    run = tmp_path / "run"
+    with pytest.raises(BudgetError, match="nearest possible budget is"):
+        search(model, task, budget=Budget(1000, 1.0, "points"), output=run)
+    assert not run.exists()
+    with pytest.raises(BudgetError, match="no points to drop"):
+        search(TiedNetwork(), NextToken(TiedNetwork()), budget=Budget(None, 1.0, "points"), output=run)
+
+
+def test_where_nothing_is_accepted_the_closest_is_named_and_the_ledger_stays(encoder, tmp_path):
+    model, task = encoder
+    smallest = Options(precisions=(16, 2)).smallest(find_anatomy(model)).footprint().file + 200
+    run = tmp_path / "run"
+    with pytest.raises(StudyError, match=r"none of \d+ evaluations keeps the budget .*closest is 'whole network at"):
+        search(model, task, budget=Budget(smallest, 0.0, "points", "bound"), output=run, precisions=(16, 2))
+    assert not (run / "selection.json").exists() and not (run / "artifact").exists()
+    tried = len(read(run, "study.json")["tiers"])
+    selection = search(model, task, budget=Budget(smallest, 90.0, "points"), output=run, precisions=(16, 2))
+    assert selection.evaluations > 2 and tried > 2
+
+
+def test_where_nothing_can_be_lowered_the_float_network_is_the_answer(encoder, tmp_path):
+    model, task = encoder
+    selection = search(model, task, budget=Budget(None, 0.0, "points"), output=tmp_path, precisions=(1,))
+    assert selection.selected.tier == "baseline" and selection.difference.loss == 0.0
+    assert selection.allocation == Allocation.float32(find_anatomy(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda model, task: model.emb.weight.data.add_(1e-3), "checkpoint.digest"),
+        (lambda model, task: task.splits["search"].reverse(), "data.search"),
+        (lambda model, task: setattr(task, "metric", "share"), "task.metric"),
+        (lambda model, task: torch.set_num_threads(torch.get_num_threads() + 1), "machine.threads"),
+    ],
+)
+def test_another_study_in_the_same_folder_is_refused(encoder, tmp_path, change, named):
+    model, task = encoder
+    threads = torch.get_num_threads()
+    search(model, task, budget=DROP, output=tmp_path, limit=1)
+    kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    change(model, task)
+    try:
+        with pytest.raises(LedgerError, match=named):
+            search(model, task, budget=DROP, output=tmp_path, limit=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert kept == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_two_studies_at_once_in_one_folder_are_refused(encoder, tmp_path):
+    model, task = encoder
+
+    class Impatient(Talkative):
+        def message(self, text):
+            with pytest.raises(LedgerError, match="another study is running"):
+                search(model, task, budget=DROP, output=tmp_path, limit=1)
+            self.heard.append(text)
+
+    listener = Impatient()
+    search(model, task, budget=DROP, output=tmp_path, limit=1, progress=listener)
+    assert len(listener.heard) > 2
