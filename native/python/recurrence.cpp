@@ -40,6 +40,9 @@ void check(int status) {
     if (status != 0) throw std::bad_alloc();
 }
 
+// Never converted: an output that were copied to another type would be written in vain.
+#define EXACT(name) nb::arg(name).noconvert()
+
 #define BIND(REAL, SUFFIX)                                                                                            \
     m.def(                                                                                                            \
         "wkv_forward",                                                                                                \
@@ -54,7 +57,8 @@ void check(int status) {
             nb::gil_scoped_release release;                                                                           \
             check(qslm_wkv_forward_##SUFFIX(s, w.data(), u.data(), k.data(), v.data(), state.data(), y.data(),        \
                                             threads));                                                                \
-        });                                                                                                           \
+        },                                                                                                            \
+        EXACT("w"), EXACT("u"), EXACT("k"), EXACT("v"), EXACT("state"), EXACT("y"), nb::arg("threads"));              \
     m.def("wkv_backward", [](Array<const REAL, 1> w, Array<const REAL, 1> u, Array<const REAL, 3> k,                  \
                              Array<const REAL, 3> v, Array<const REAL, 3> gy, Array<REAL, 2> gw, Array<REAL, 2> gu,   \
                              Array<REAL, 3> gk, Array<REAL, 3> gv, int threads) {                                     \
@@ -70,7 +74,8 @@ void check(int status) {
         nb::gil_scoped_release release;                                                                               \
         check(qslm_wkv_backward_##SUFFIX(s, w.data(), u.data(), k.data(), v.data(), gy.data(), gw.data(), gu.data(),  \
                                          gk.data(), gv.data(), threads));                                             \
-    });                                                                                                               \
+    }, EXACT("w"), EXACT("u"), EXACT("k"), EXACT("v"), EXACT("gy"), EXACT("gw"), EXACT("gu"), EXACT("gk"),            \
+       EXACT("gv"), nb::arg("threads"));                                                                              \
     m.def(                                                                                                            \
         "lif_forward",                                                                                                \
         [](Array<const REAL, 3> x, std::optional<Array<const REAL, 3>> forced, Array<REAL, 2> v,                      \
@@ -84,7 +89,7 @@ void check(int status) {
             check(qslm_lif_forward_##SUFFIX(s, x.data(), forced ? forced->data() : nullptr, v.data(), spikes.data(),  \
                                             h ? h->data() : nullptr, threads));                                       \
         },                                                                                                            \
-        nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg());                              \
+        EXACT("x"), EXACT("forced").none(), EXACT("v"), EXACT("spikes"), EXACT("h").none(), nb::arg("threads"));      \
     m.def("lif_backward", [](Array<const REAL, 3> x, Array<const REAL, 3> gspikes, double alpha, Array<REAL, 3> gx,   \
                              int threads) {                                                                           \
         qslm_shape s = shape_of<REAL>(x);                                                                             \
@@ -92,7 +97,7 @@ void check(int status) {
         same_shape(x, gx, "gx: the shape of x");                                                                      \
         nb::gil_scoped_release release;                                                                               \
         check(qslm_lif_backward_##SUFFIX(s, x.data(), gspikes.data(), alpha, gx.data(), threads));                    \
-    });
+    }, EXACT("x"), EXACT("gspikes"), nb::arg("alpha"), EXACT("gx"), nb::arg("threads"));
 
 void bind_recurrence(nb::module_ &m) {
     m.def("keep_freed_memory", &qslm_keep_freed_memory,

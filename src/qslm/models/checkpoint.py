@@ -1,6 +1,7 @@
 """Checkpoint files in: `.pth` by restricted unpickling, `.safetensors`; sizes are inferred from the tensors."""
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,12 +38,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"{path} holds {type(tensor).__name__} under {name!r} where a tensor should be.",
                 "Save the state dict alone: torch.save(model.state_dict(), path).",
             )
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        if not _is_stored(tensor):
             raise CheckpointError(
-                f"{path}: {name} claims shape {tuple(tensor.shape)}, more than is stored.", "Fetch it again."
+                f"{path}: {name} of shape {tuple(tensor.shape)} is not stored in full, or sparse.", "Fetch it again."
             )
-    prefix = "module."
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(named) < len(state):
+        twice = sorted(state.keys() & {f"module.{name}" for name in state})
+        raise CheckpointError(f"{path} holds a tensor twice, as {twice[0]} and without `module.`.", "Remove one.")
+    return named
 
 
 def load_spikegpt(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *, origin: str) -> SpikeGPT:
@@ -106,7 +110,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what PyTorch may not read; it is told below
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or hostile pickle fails in many ways inside torch.load
         refused = "Weights only load failed" in str(error)
         reason = "it is damaged or holds objects besides tensors" if refused else str(error).split("\n")[0][:200]
@@ -120,6 +126,13 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds {type(state).__name__}, not a state dict.", "Save model.state_dict().")
     return state
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Whether every value has its own place in memory: not sparse, not without data, not expanded."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _check_shapes(state: Mapping[str, Tensor], model: SpikeGPT, origin: str) -> None:

@@ -54,8 +54,7 @@ def compare_forms(model: SpikeGPT, ids: Tensor) -> Parity:
 def check_recurrent(model: SpikeGPT, ids: Tensor) -> Parity:
     """Return how far the two forms are apart; raises CheckpointError when it is more than rounding explains.
 
-    float32: spikes differ only where |h - 1| < 1e-5, logits by at most 1e-4 (of the largest, where that is above 1);
-    float64: 1e-9 for both.
+    float32: spikes differ only where |h - 1| < 1e-5, logits by at most 1e-4; float64: 1e-9 for both.
     """
     parity = compare_forms(model, ids)
     dtype = model.ln_out.weight.dtype

@@ -56,7 +56,7 @@ def fused_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None =
     k, v = k.detach().contiguous(), v.detach().contiguous()
     last = empty_state(k) if state is None else state.detach().clone()
     y = torch.empty_like(k)
-    _native.wkv_forward(w.detach(), u.detach(), k, v, last, y, torch.get_num_threads())
+    _native.wkv_forward(w.detach().contiguous(), u.detach().contiguous(), k, v, last, y, torch.get_num_threads())
     return y, last
 
 
