@@ -45,14 +45,18 @@ def inspect(
 
 
 def _width(anatomy: "Anatomy", bits: int, kind: Any, vectors: Any, signs: bool) -> dict[str, Any]:
-    """What the whole network takes at one width, truly and by the paper's convention."""
+    """What the whole network takes at one width (32 is float32), truly and by the paper's convention."""
     from dataclasses import replace
 
     from qslm.allocation import Allocation
+    from qslm.report.paper import paper_bytes
 
-    allocation = Allocation.uniform(anatomy, replace(kind, bits=bits), vectors=vectors, signs=signs)
-    footprint = allocation.footprint()
-    paper = _weights_only(anatomy, bits)
+    allocation = plain = Allocation.float32(anatomy)
+    if bits < 32:
+        narrow = replace(kind, bits=bits)
+        allocation = Allocation.uniform(anatomy, narrow, vectors=vectors, signs=signs)
+        plain = Allocation.uniform(anatomy, narrow, signs=False)
+    footprint, paper = allocation.footprint(), paper_bytes(plain)
     return {
         "bits": bits,
         "file_bytes": footprint.file,
@@ -62,12 +66,6 @@ def _width(anatomy: "Anatomy", bits: int, kind: Any, vectors: Any, signs: bool) 
         "paper_bytes": paper,
         "paper_saving": 1 - paper / anatomy.float32_bytes,
     }
-
-
-def _weights_only(anatomy: "Anatomy", bits: int) -> int:
-    """The paper's convention: the weights of the matrices alone, no scales, vectors in float32, in bytes."""
-    numbers = sum(site.numel * (32 if site.is_vector else bits) for site in anatomy.sites)
-    return (numbers + 7) // 8
 
 
 def _described(loaded: Any, anatomy: "Anatomy", widths: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,1 +1,5 @@
-"""The report of a study."""
+"""The report of a study: one HTML page that opens offline, and the same figures as PNG."""
+
+from qslm.report.write import write_report
+
+__all__ = ["write_report"]

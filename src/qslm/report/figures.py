@@ -166,11 +166,15 @@ def _symbol(point: Point, top: float) -> str:
 
 def _error_bars(points: Sequence[Point], top: float, colour: str) -> Figure:
     """Intervals around the losses; none at a point that is drawn at the edge."""
-    shown = [p.loss_low is not None and p.loss_high is not None and loss_of(p) < top for p in points]
-    ups = [(p.loss_high or 0.0) - loss_of(p) if s else 0.0 for p, s in zip(points, shown, strict=True)]
-    downs = [loss_of(p) - (p.loss_low or 0.0) if s else 0.0 for p, s in zip(points, shown, strict=True)]
+    ups = [_reach(p, p.loss_high, top) for p in points]
+    downs = [_reach(p, p.loss_low, top) for p in points]
     style = {"thickness": 1, "width": 0, "color": _faint(colour)}
     return {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs, **style}
+
+
+def _reach(point: Point, end: float | None, top: float) -> float:
+    shown = end is not None and math.isfinite(end) and loss_of(point) < top
+    return abs(end - loss_of(point)) if shown and end is not None else 0.0
 
 
 def _faint(colour: str) -> str:

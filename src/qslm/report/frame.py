@@ -35,13 +35,15 @@ def frame(record: Record) -> tuple[float, float]:
     hide every difference that matters.
     """
     kept = [p for p in record.points if p.accepted or p.selected or p.loss is None]
-    highs = [max(loss_of(p), p.loss_high or 0.0) for p in kept]
     limit = record.limits.max_loss or 0.0
-    every = sorted(loss_of(p) for p in record.points if math.isfinite(loss_of(p))) or [0.0]
-    top = max([2.5 * limit, 1.3 * max(highs, default=0.0), every[len(every) // 2], ZERO_LOSS])
-    bottom = min([p.loss_low if p.loss_low is not None else 0.0 for p in kept], default=0.0)
+    every = sorted(filter(math.isfinite, map(loss_of, record.points))) or [0.0]
+    highs = list(filter(math.isfinite, (max(loss_of(p), p.loss_high or 0.0) for p in kept)))
+    lows = list(filter(math.isfinite, (p.loss_low or 0.0 for p in kept)))
+    wanted = max([2.5 * limit, 1.3 * max(highs, default=0.0), every[len(every) // 2], ZERO_LOSS])
+    needed = 1.08 * max([every[-1], limit, *highs]) + ZERO_LOSS
+    bottom, top = min([0.0, *lows]), min(wanted, needed)
     margin = 0.06 * (top - bottom)
-    return bottom - margin, min(top, max(every[-1], limit, max(highs, default=0.0)) * 1.08 + ZERO_LOSS) + margin
+    return bottom - margin, top + margin
 
 
 def megabyte_ticks(points: Sequence[Point]) -> list[float]:

@@ -1,6 +1,7 @@
 """The HTML page of a study: one file, no network, every text from a file escaped."""
 
 import json
+import math
 from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
@@ -179,7 +180,8 @@ def _row(record: Record, point: Point) -> str:
 
 
 def _cell(text: str, value: float | None) -> str:
-    return f'<td data-value="{"" if value is None else escape(repr(value))}">{escape(text)}</td>'
+    sortable = "" if value is None else "Infinity" if value == math.inf else repr(value)
+    return f'<td data-value="{sortable}">{escape(text)}</td>'
 
 
 def _kept(good: bool) -> str:

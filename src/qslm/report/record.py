@@ -84,7 +84,6 @@ class Record:
     saving: float | None
     saving_file: float | None
     finding: Finding
-    search_baseline: Measured | None
     points: tuple[Point, ...]
     grid: Grid | None
     provenance: tuple[tuple[str, str], ...]

@@ -1,0 +1,180 @@
+"""A run folder as the values that a report shows."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qslm.allocation import Allocation
+from qslm.anatomy import Anatomy
+from qslm.errors import AllocationError, StudyError
+from qslm.evaluation import Ledger
+from qslm.formats import Format
+from qslm.report.paper import paper_saving
+from qslm.report.record import Finding, Grid, Limits, Measured, Point, Record
+from qslm.study import folder
+
+BASELINE = "baseline"  # the tier of the float network
+COMMAND = "command.txt"  # what the command line leaves beside study.json
+FORMAT_BITS = {"float32": 32.0, "float16": 16.0, "bfloat16": 16.0, "sign": 1.0}
+NOT_FINITE = math.inf  # study.json writes null where a number is not finite
+
+Json = Mapping[str, Any]
+
+
+def read_run(run: Path) -> Record:
+    """Read study.json, selection.json (absent where nothing was accepted) and the ledger.
+
+    Raises StudyError or LedgerError when the folder holds no study, or a damaged one.
+    """
+    study = folder.read_json(run / folder.STUDY)
+    chosen = run / folder.SELECTION
+    selection = folder.read_json(chosen) if chosen.is_file() else None
+    anatomy = folder.anatomy_from_dict(study.get("anatomy"))
+    with Ledger.read(run / folder.LEDGER) as ledger:
+        texts = {row.key: row.allocation for row in ledger.rows("search")}
+    try:
+        return _record(run, study, selection, anatomy, texts)
+    except (KeyError, TypeError, ValueError, IndexError, AllocationError) as error:
+        problem = f"{run} does not hold a whole study: {type(error).__name__}: {error}"
+        raise StudyError(problem, "run the search again in this folder") from error
+
+
+def _record(run: Path, study: Json, selection: Json | None, anatomy: Anatomy, texts: Mapping[str, str]) -> Record:
+    key = None if selection is None else str(selection["selected"]["key"])
+    points = tuple(_point(line, key, anatomy, texts) for line in study["tiers"])
+    if not points:
+        raise StudyError(f"the study in {run} has measured nothing yet", "let the search run on")
+    allocation = None if key is None else Allocation.from_json(anatomy, texts[key])
+    baseline = points[0].measured
+    return Record(
+        checkpoint=str(study["checkpoint"]["name"]),
+        task=str(study["task"]["name"]),
+        metric=str(study["task"]["metric"]),
+        higher_is_better=bool(study["task"]["higher_is_better"]),
+        limits=_limits(study["budget"] if selection is None else selection["budget"]),
+        baseline=baseline if selection is None else _measured(selection["baseline"]),
+        selected=None if selection is None else _measured(selection["selected"]),
+        saving=None if selection is None else float(selection["selected"]["saving"]),
+        saving_file=None if selection is None else float(selection["selected"]["saving_file"]),
+        finding=_finding(selection),
+        points=points,
+        grid=None if allocation is None else make_grid(allocation),
+        provenance=tuple(_provenance(run, study, selection, allocation)),
+    )
+
+
+def _number(value: Any) -> float:
+    return NOT_FINITE if value is None else float(value)
+
+
+def _measured(line: Json) -> Measured:
+    return Measured(_number(line["value"]), _number(line["low"]), _number(line["high"]), int(line["bytes"]))
+
+
+def _limits(budget: Json) -> Limits:
+    size, loss = budget["max_bytes"], budget["max_loss"]
+    limits = None if size is None else int(size), None if loss is None else float(loss)
+    return Limits(*limits, str(budget["kind"]), str(budget["decision"]))
+
+
+def _finding(selection: Json | None) -> Finding:
+    if selection is None:
+        return Finding(None, None, None, "nothing accepted")
+    found = selection["difference"]
+    conclusion = str(found["conclusion"])
+    return Finding(_number(found["loss"]), _number(found["low"]), _number(found["high"]), conclusion)
+
+
+def _point(line: Json, chosen: str | None, anatomy: Anatomy, texts: Mapping[str, str]) -> Point:
+    key, tier = str(line["key"]), str(line["tier"])
+
+    def loss(name: str) -> float | None:
+        return None if tier == BASELINE else _number(line[name])
+
+    return Point(
+        int(line["number"]),
+        tier,
+        str(line["note"]),
+        _measured(line),
+        loss("loss"),
+        loss("loss_low"),
+        loss("loss_high"),
+        loss("bound"),
+        bool(line["quality_ok"]),
+        bool(line["memory_ok"]),
+        key == chosen,
+        summarize(Allocation.from_json(anatomy, texts[key])) if key in texts else "",
+    )
+
+
+def summarize(allocation: Allocation) -> str:
+    """How many weights are in which format, the most first: `int4-row 82 %, sign 17 %`."""
+    weights: Counter[str] = Counter()
+    for site, fmt in allocation.items():
+        weights[str(fmt)] += site.numel
+    total = max(weights.total(), 1)
+    return "\n".join(f"{name} {100 * count / total:.3g} %" for name, count in weights.most_common(6))
+
+
+def bits_of(fmt: Format) -> float:
+    """Bits per weight without scales; `sign` has 1."""
+    return FORMAT_BITS.get(str(fmt), float(fmt.bits))
+
+
+def make_grid(allocation: Allocation) -> Grid:
+    """The mean bits per weight of every module of every block, and what its sites are, in words."""
+    anatomy = allocation.anatomy
+    modules = tuple(dict.fromkeys(m for block in anatomy.blocks for m in anatomy.modules(block)))
+    cells = [[_cell(allocation, block, module) for module in modules] for block in anatomy.blocks]
+    bits = tuple(tuple(cell[0] for cell in row) for row in cells)
+    return Grid(anatomy.blocks, modules, bits, tuple(tuple(cell[1] for cell in row) for row in cells))
+
+
+def _cell(allocation: Allocation, block: str, module: str) -> tuple[float | None, str]:
+    sites = allocation.anatomy.sites_of(block, module)
+    count = sum(site.numel for site in sites)
+    if count == 0:
+        return None, ""
+    mean = sum(site.numel * bits_of(allocation[site.name]) for site in sites) / count
+    lines = (f"{site.name} {list(site.shape)}: {allocation[site.name]}" for site in sites)
+    return round(mean, 1), "\n".join(lines)
+
+
+def _provenance(run: Path, study: Json, selection: Json | None, allocation: Allocation | None) -> list[tuple[str, str]]:
+    checkpoint, identity, options = study["checkpoint"], study["identity"], study["options"]
+    lines = [("checkpoint", f"{checkpoint['name']}, {int(checkpoint['bytes']):,} bytes, sha256 {checkpoint['digest']}")]
+    lines += [(f"{split} split", _split(study["task"], found)) for split, found in study["task"]["splits"].items()]
+    lines += [(f"{split} data", f"sha256 {digest}") for split, digest in identity["data"].items()]
+    lines.append(("options", ", ".join(f"{name} {_plain(value)}" for name, value in options.items())))
+    lines.append(("budget", ", ".join(f"{name} {_plain(value)}" for name, value in study["budget"].items())))
+    if selection is not None:
+        lines.append(("work", _work(selection)))
+    if allocation is not None:
+        lines.append(("saving as the paper counts", f"{100 * paper_saving(allocation):.2f} % (weights alone)"))
+    lines += [(f"checked: {check['name']}", str(check["finding"])) for check in study["checks"]]
+    versions = {"qslm": identity["code"]["qslm"], **identity["versions"], **identity["machine"]}
+    lines.append(("versions and machine", ", ".join(f"{name} {value}" for name, value in versions.items())))
+    command = run / COMMAND
+    return [("command", command.read_text(encoding="utf-8").strip()), *lines] if command.is_file() else lines
+
+
+def _split(task: Json, found: Json) -> str:
+    details = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in found.items() if name not in _COUNTS]
+    counted = f"{int(found['units']):,} {task['unit']}s, {int(found['tokens']):,} tokens"
+    return "; ".join([counted, *details])
+
+
+_COUNTS = ("units", "tokens")
+
+
+def _work(selection: Json) -> str:
+    evaluations, tokens = int(selection["evaluations"]), int(selection["tokens_forwarded"])
+    return f"{evaluations:,} evaluations, {tokens:,} tokens forwarded, {float(selection['seconds']):,.0f} seconds"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,125 @@
+import json
+import re
+
+import pytest
+
+SURE = ("--binary-embedding", "true")
+FAST = ("--precisions", "8 4", "--limit", 12, "--context", 16, "--windows", 40)
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint, text, tmp_path_factory):
+    """The folder of a small finished study, made by the command line."""
+    from typer.testing import CliRunner
+
+    from qslm.cli.main import app
+
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    words = ["search", checkpoint, "--task", "text", "--file", text, "--max-rise", "20%", *SURE, *FAST, "-o", folder]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr
+    (folder / "stdout").write_text(result.stdout)
+    (folder / "stderr").write_text(result.stderr)
+    return folder
+
+
+def test_search_says_first_what_it_will_do(run):
+    told = (run / "stderr").read_text()
+    assert re.search(r"at most \d+ evaluations of about [\d.]+ s", told)
+    assert told.index("at most") < told.index("baseline:")
+
+
+def test_search_ends_with_the_table_and_the_paths(run):
+    shown = (run / "stdout").read_text()
+    for word in ("baseline", "selected", "95 % interval", "KiB", "saving", "as the paper counts", "report.html"):
+        assert word in shown
+
+
+def test_search_leaves_the_whole_run_folder(run):
+    for name in ("study.json", "ledger.sqlite", "selection.json", "report.html", "command.txt"):
+        assert (run / name).stat().st_size > 0
+    for name in ("pareto.png", "tiers.png", "bits.png"):
+        assert (run / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    selection = json.loads((run / "selection.json").read_text())
+    assert (run / "artifact" / "model.safetensors").stat().st_size == selection["selected"]["bytes"]
+
+
+def test_the_same_command_measures_nothing_again(run, call, checkpoint, text):
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "20%", *SURE, *FAST, "-o", run)
+    before = (run / "artifact" / "model.safetensors").read_bytes()
+    result = call(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    again, stored = json.loads(result.stdout), json.loads((run / "selection.json").read_text())
+    assert {name: again[name] for name in stored} == stored
+    assert (run / "artifact" / "model.safetensors").read_bytes() == before
+
+
+def test_the_packed_model_serves_as_a_checkpoint(run, call, text):
+    packed = run / "artifact"
+    assert call("verify", packed).exit_code == 0
+    found = json.loads(call("eval", packed, "--task", "text", "--file", text, "--context", 16, "--json").stdout)
+    assert found["bytes"] == (packed / "model.safetensors").stat().st_size
+    generated = call("generate", packed, "--prompt", "the", "--tokens", 3)
+    assert generated.exit_code == 0, generated.stderr
+    assert generated.stdout.startswith("the")
+    assert "attention 1" in call("inspect", packed).stdout
+
+
+def test_select_answers_under_another_budget(run, call):
+    stored = json.loads((run / "selection.json").read_text())
+    result = call("select", run, "--max-rise", "400%", "--mu", "3", "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["budget"]["prefer"] == "score"
+    assert answer["budget"]["mu"] == 3
+    assert answer["evaluations"] == stored["evaluations"]
+    assert "selected" in call("select", run).stdout
+
+
+@pytest.mark.parametrize("percent", ["", "-1%", "x%", "0%", "nan%", "1e400%", "%"])
+def test_bad_percentages_are_refused(refused, checkpoint, text, tmp_path, percent):
+    words = ("search", checkpoint, "--task", "text", "--file", text, "-o", tmp_path / "run", *SURE)
+    refused(*words, f"--max-memory={percent}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "no budget"),
+        (["--max-memory", "10B"], "nearest possible budget"),
+        (["--max-memory", "1%"], "nearest possible budget"),
+        (["--max-drop", "2", "--max-rise", "1"], "Both"),
+        (["--max-drop", "2"], "--max-rise"),
+        (["--max-rise", "much"], "much"),
+        (["--max-rise", "1", "--decision", "coin"], "coin"),
+        (["--max-rise", "1", "--prefer", "prettiest"], "prettiest"),
+        (["--max-rise", "1", "--precisions", "8 9"], "'9'"),
+        (["--max-rise", "1", "--precisions", ""], "empty"),
+        (["--max-rise", "1", "--order", "random"], "random"),
+        (["--max-rise", "1", "--quantizer", "magic"], "magic"),
+        (["--max-rise", "1", "--mu", "nan", "--prefer", "score"], "nan"),
+        (["--max-rise", "1", "--task", "chess"], "chess"),
+        (["--max-rise", "1", "--file", "no-such.txt"], "no-such.txt"),
+    ],
+)
+def test_impossible_requests_are_refused(refused, checkpoint, text, tmp_path, monkeypatch, options, told):
+    monkeypatch.chdir(tmp_path)
+    words = ("search", checkpoint, "--task", "text", "--file", text, "-o", "run", "--windows", 8, *SURE)
+    assert told in refused(*words, *options)
+    assert not (tmp_path / "run" / "selection.json").exists()
+
+
+def test_where_nothing_is_accepted_the_report_is_there(refused, checkpoint, text, tmp_path):
+    words = ("search", checkpoint, "--task", "text", "--file", text, *SURE, *FAST, "-o", tmp_path)
+    told = refused(*words, "--max-rise", "0", "--precisions", "2", "--max-memory", "30%")
+    assert "the closest is" in told
+    assert "nothing was selected" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_folder_that_is_a_file_is_refused(refused, checkpoint, text):
+    refused("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "1", *SURE, *FAST, "-o", text)
+
+
+def test_select_needs_a_study(refused, tmp_path):
+    assert "study.json" in refused("select", tmp_path, "--max-memory", "1MB")

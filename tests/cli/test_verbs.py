@@ -1,0 +1,103 @@
+import json
+
+import pytest
+
+SURE = ("--binary-embedding", "true")
+
+
+def test_inspect_prints_the_tree_and_the_bytes(call, checkpoint):
+    result = call("inspect", checkpoint, *SURE)
+    assert result.exit_code == 0, result.stderr
+    for word in ("attention 1", "att.key", "blocks.1.ffn.value.weight", "binarized", "MiB", "paper"):
+        assert word in result.stdout
+
+
+def test_inspect_counts_what_the_file_will_have(call, checkpoint):
+    described = json.loads(call("inspect", checkpoint, "--json", "--group", "32", *SURE).stdout)
+    widths = {w["bits"]: w for w in described["widths"]}
+    assert set(widths) == {32, 16, 14, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1}
+    sizes = [widths[bits]["file_bytes"] for bits in sorted(widths)]
+    assert sizes == sorted(sizes)
+    assert widths[32]["paper_bytes"] == described["float32_bytes"] == 4 * described["parameters"]
+    assert sum(block["parameters"] for block in described["blocks"]) == described["parameters"]
+    assert sum(block["share"] for block in described["blocks"]) == pytest.approx(1)
+
+
+def test_eval_of_a_text_prints_what_was_promised(call, checkpoint, text):
+    result = call("eval", checkpoint, "--task", "text", "--file", text, "--json", *SURE)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["metric"] == "perplexity"
+    assert found["low"] < found["value"] < found["high"]
+    assert found["samples"] > 2
+    assert found["bytes"] == (checkpoint / "model.pth").stat().st_size
+
+
+def test_eval_of_a_table_gives_a_fraction(call, classifier, table):
+    result = call("eval", classifier, "--task", "labelled", "--file", table, "--json", *SURE)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["metric"], found["samples"]) == ("accuracy", 40)
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+
+
+def test_eval_for_people(call, checkpoint, text):
+    result = call("eval", checkpoint, "--task", "text", "--file", text, *SURE)
+    assert result.exit_code == 0, result.stderr
+    assert all(word in result.stdout for word in ("perplexity", "95 % interval", "windows", "bits per byte"))
+
+
+def test_generate_goes_on_with_the_prompt_and_repeats_itself(call, checkpoint):
+    words = ("generate", checkpoint, "--prompt", "the river", "--tokens", 8, "--seed", 3, *SURE)
+    first, again = call(*words), call(*words)
+    assert first.exit_code == 0, first.stderr
+    assert first.stdout.startswith("the river")
+    assert first.stdout == again.stdout
+
+
+def test_data_says_what_is_missing(call, refused, tmp_path):
+    assert "wikitext-2" in refused("data", "--data", tmp_path)
+
+
+def test_data_counts(call, tmp_path):
+    for split in ("train", "valid", "test"):
+        path = tmp_path / "wikitext-2" / f"wiki.{split}.tokens"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("one two three\nfour five\n")
+    (tmp_path / "sst2").mkdir()
+    rows = [f"a fine film number {i} with many more words than eight in it\t{i % 2}" for i in range(1600)]
+    for name in ("train", "dev"):
+        (tmp_path / "sst2" / f"{name}.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    result = call("data", "--data", tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    text, table = json.loads(result.stdout)
+    assert (text["calibrate"], text["search"], text["report"]) == (7, 7, 7)
+    assert table["search"] == 1500
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["inspect", "CHECKPOINT", "--group", "33"], "--group 33"),
+        (["inspect", "CHECKPOINT", "--vectors", "int4"], "--vectors int4"),
+        (["inspect", "CHECKPOINT", "--binary-embedding", "perhaps"], "perhaps"),
+        (["inspect", "CHECKPOINT", "--tokenizer", "none.json"], "none.json"),
+        (["eval", "CHECKPOINT", "--task", "chess"], "chess"),
+        (["eval", "CHECKPOINT", "--task", "text"], "needs a file"),
+        (["eval", "CHECKPOINT", "--task", "text", "--file", "none.txt"], "none.txt"),
+        (["eval", "CHECKPOINT", "--task", "sst2"], "needs a classifier"),
+        (["generate", "CHECKPOINT", "--prompt", "x", "--top-p", "0"], "top-p"),
+        (["verify", "CHECKPOINT"], ""),
+        (["train", "classifier", "--init", "none.pth", "-o", "out"], "none.pth"),
+    ],
+)
+def test_bad_requests_are_refused(refused, checkpoint, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(*(checkpoint if word == "CHECKPOINT" else word for word in words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_checkpoint_is_refused(refused, checkpoint, tmp_path):
+    whole = (checkpoint / "model.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    assert "cut.pth" in refused("inspect", tmp_path / "cut.pth")
