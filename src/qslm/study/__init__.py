@@ -1,8 +1,8 @@
 """A study: one search from checkpoint to selection, and the questions that its run folder answers afterwards."""
 
+from qslm.study.loop import search
 from qslm.study.options import Options
-from qslm.study.search import search
-from qslm.study.select import select
+from qslm.study.reselect import select
 from qslm.study.selection import Difference, Figures, Selected, Selection
 
 __all__ = ["Difference", "Figures", "Options", "Selected", "Selection", "search", "select"]
