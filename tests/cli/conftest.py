@@ -6,12 +6,14 @@ from qslm.cli.main import app
 from qslm.data.tokenizer import train_tokenizer
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 
-WORDS = "the river runs slowly past a small town and the people there like the water very much".split()
+TEXT = "the river runs slowly past a small town and the people there like the water very much"
 
 
 def text_of(count: int, seed: int = 0) -> str:
-    drawn = torch.randint(len(WORDS), (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-    words = [WORDS[i] for i in drawn]
+    """`count` words drawn from TEXT, twelve a line."""
+    known = TEXT.split()
+    drawn = torch.randint(len(known), (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    words = [known[i] for i in drawn]
     return "\n".join(" ".join(words[i : i + 12]) for i in range(0, count, 12)) + "\n"
 
 

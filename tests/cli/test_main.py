@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_a_missing_checkpoint_gives_one_message_and_no_traceback(tmp_path):
 
 
 def test_a_full_disk_under_stdout_is_told(checkpoint):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "qslm", "inspect", checkpoint, "--binary-embedding", "true"],
             stdout=full,

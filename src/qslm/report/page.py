@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from qslm.report import figures
 from qslm.report.record import Measured, Point, Record, spell_loss, spell_value
-from qslm.units import MB, MiB, format_bytes
+from qslm.units import MB, format_bytes
 
 COLUMNS = ("#", "tier", "value", "95 % interval", "loss", "bound", "MB", "quality", "memory", "note")
 TEXT_COLUMNS = ("tier", "note", "quality", "memory")
@@ -61,15 +61,15 @@ def _verdict(record: Record) -> str:
     conclusion = record.finding.conclusion
     badge = f'<span class="badge {escape(conclusion.replace(" ", "-"))}">{escape(conclusion)}</span>'
     saving = "" if record.saving is None else f", {100 * record.saving:.1f} % less than float32"
-    return f"<strong>{format_bytes(record.selected.file_bytes)}</strong>{saving}. {_promise(record)}: {badge}"
+    return f"<strong>{format_bytes(record.selected.file_bytes)}</strong>{saving}. {_promise(record, badge)}"
 
 
-def _promise(record: Record) -> str:
+def _promise(record: Record, badge: str) -> str:
     limits = record.limits
     if limits.max_loss is None:
-        return "No limit was set on the loss"
+        return "No limit was set on the loss."
     limit = spell_loss(limits.kind, limits.max_loss, signed=False)
-    return f"Promise to lose at most {limit} of {escape(record.metric)}"
+    return f"Promise to lose at most {limit} of {escape(record.metric)}: {badge}"
 
 
 def _cards(record: Record) -> Iterable[str]:
@@ -79,11 +79,12 @@ def _cards(record: Record) -> Iterable[str]:
         return
     yield _card(f"selected {record.metric}", spell_value(record.metric, chosen.value), _spread(record, chosen))
     yield _card("loss, paired", *_loss_texts(record))
-    yield _card("model file", f"{chosen.file_bytes / MB:,.2f} MB", _file_note(record, chosen))
+    size, _, binary = format_bytes(chosen.file_bytes).partition(" (")
+    yield _card("model file", size, binary.rstrip(")") + _within(record))
     if record.saving is not None:
         of_file = record.saving_file
-        note = "" if of_file is None else f"{100 * of_file:.1f} % of the checkpoint's file"
-        yield _card("saved of the float32 tensors", f"{100 * record.saving:.1f} %", note)
+        note = "" if of_file is None else f"{100 * of_file:.1f} % less than the checkpoint's file"
+        yield _card("saved against float32", f"{100 * record.saving:.1f} %", note)
 
 
 def _card(term: str, value: str, note: str) -> str:
@@ -105,10 +106,9 @@ def _loss_texts(record: Record) -> tuple[str, str]:
     return spell_loss(kind, finding.loss), spread
 
 
-def _file_note(record: Record, chosen: Measured) -> str:
+def _within(record: Record) -> str:
     limit = record.limits.max_bytes
-    budget = "" if limit is None else f", budget {limit / MB:,.2f} MB"
-    return f"{chosen.file_bytes / MiB:,.2f} MiB{budget}"
+    return "" if limit is None else f", at most {format_bytes(limit).partition(' (')[0]}"
 
 
 def _figure(name: str, title: str, text: str, style: str = "plot") -> str:

@@ -1,0 +1,179 @@
+import json
+import math
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from qslm.errors import QslmError, StudyError
+from qslm.report import write_report
+from qslm.report.read import read_run
+
+
+class Page(HTMLParser):
+    """Everything of a page that matters here: elements with attributes, and the text of scripts by id."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.scripts, self.rows, self._inside = [], [], 0, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts[-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    path = write_report(run)
+    assert path == run / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def figures(page):
+    return json.loads(page.scripts[1])
+
+
+def test_the_page_needs_no_network(page):
+    outward = [
+        (tag, attributes)
+        for tag, attributes in page.elements
+        if tag in ("link", "iframe", "img", "object") or {"src", "href", "srcset"} & set(attributes)
+    ]
+    assert outward == []
+
+
+def test_plotly_stands_in_it_once(page):
+    assert len(page.scripts) == 3
+    assert sum("plotly.js v" in script for script in page.scripts) == 1
+
+
+def test_hostile_names_are_text(page, run):
+    assert all("alert(1)" not in script or "<script" not in script.lower() for script in page.scripts[1:])
+    body = (run / "report.html").read_text(encoding="utf-8")
+    start = body.index("<body>")
+    assert "<script>alert" not in body[start : body.index("<script>", start)]
+    assert "&lt;script&gt;alert(1)" in body
+    assert not any(tag in ("i", "img") for tag, _ in page.elements)
+
+
+def test_plotly_gets_escaped_names(figures):
+    assert "&lt;i&gt;key" in figures["bits"]["data"][0]["x"]
+    assert "<i>" not in json.dumps(figures)
+
+
+def test_the_figures_hold_every_evaluation(figures, run):
+    lines = json.loads((run / "study.json").read_text())["tiers"]
+    points = [x for trace in figures["pareto"]["data"] if trace.get("error_y") for x in trace["x"]]
+    assert sorted(points) == pytest.approx(sorted(line["bytes"] / 1e6 for line in lines))
+    numbers = [x for t in figures["tiers"]["data"] if "yaxis" not in t for x in t["x"] if x is not None]
+    assert sorted(numbers) == [line["number"] for line in lines]
+    assert {shape["name"] for shape in figures["pareto"]["layout"]["shapes"]} == {"loss", "bytes"}
+    assert any(trace["name"] == "selected" for trace in figures["pareto"]["data"])
+
+
+def test_the_heat_map_shows_the_bits_of_the_selection(figures, run):
+    trace = figures["bits"]["data"][0]
+    assert trace["y"] == ["input", "attention 0", "attention 1", "output"]
+    sites = json.loads((run / "selection.json").read_text())["selected"]["allocation"]["sites"]
+    row, column = trace["y"].index("attention 1"), trace["x"].index("norm")
+    assert trace["text"][row][column] == "32"
+    head = trace["text"][trace["y"].index("output")][trace["x"].index("head")]
+    assert sites["head.weight"] != "float32"
+    width = float(sites["head.weight"].removeprefix("int").split("-")[0])
+    assert float(head) == pytest.approx((88 * width + 11 * 32) / 99, abs=0.06)  # the bias stays float32
+    assert trace["z"][0][trace["x"].index("head")] is None
+
+
+def test_the_headline_is_what_selection_json_says(page, run):
+    body = (run / "report.html").read_text(encoding="utf-8")
+    selection = json.loads((run / "selection.json").read_text())
+    size = selection["selected"]["bytes"]
+    assert f"<strong>{size / 1000:.2f} kB ({size / 1024:.2f} KiB)</strong>" in body
+    assert f"{100 * selection['selected']['saving']:.1f} % less than float32" in body
+    assert f">{selection['difference']['conclusion']}</span>" in body
+    assert f"{100 * selection['baseline']['value']:.2f} %" in body
+
+
+def test_the_table_has_a_row_for_every_evaluation(page, run):
+    lines = json.loads((run / "study.json").read_text())["tiers"]
+    rows = [attributes for tag, attributes in page.elements if tag == "tr" and "class" in attributes]
+    assert len(rows) == len(lines)
+    assert sum(attributes["class"] == "selected" for attributes in rows) == 1
+
+
+def test_the_pictures_are_drawn(run, page):
+    for name in ("pareto", "tiers", "bits"):
+        content = (run / "figures" / f"{name}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 5000
+
+
+def test_drawing_touches_no_global_state(run):
+    import sys
+
+    write_report(run)
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_the_record_says_where_numbers_come_from(run):
+    lines = dict(read_run(run).provenance)
+    assert "60 sentences" in lines["search split"]
+    assert "60 sentences" in lines["report split"]
+    assert "torch" in lines["versions and machine"]
+    assert "checked: no-op" in lines
+    (run / "command.txt").write_text("qslm search x\n")
+    assert dict(read_run(run).provenance)["command"] == "qslm search x"
+
+
+def test_a_study_without_a_selection_has_a_report_too(failed_run):
+    text = write_report(failed_run).read_text(encoding="utf-8")
+    assert "nothing was selected" in text
+    assert not (failed_run / "figures" / "bits.png").exists()
+
+
+def test_infinite_losses_are_drawn_at_the_edge(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    study = json.loads((copy / "study.json").read_text())
+    for name in ("value", "low", "high", "loss", "loss_low", "loss_high", "bound"):
+        study["tiers"][-1][name] = None
+    (copy / "study.json").write_text(json.dumps(study))
+    text = write_report(copy).read_text(encoding="utf-8")
+    drawn = json.loads(Page(text).scripts[1])
+    marks = [s for t in drawn["pareto"]["data"] if t.get("error_y") for s in t["marker"]["symbol"]]
+    assert "triangle-up-open" in marks
+    assert math.isfinite(drawn["pareto"]["layout"]["yaxis"]["range"][1])
+
+
+@pytest.mark.parametrize("name", ["study.json", "selection.json", "ledger.sqlite"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1, 2]", b"\xff\xfe", b'{"anatomy": {"sites": []}, "tiers": []}'])
+def test_a_damaged_folder_is_refused(run, tmp_path, name, content):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "report.html").unlink(missing_ok=True)
+    (copy / name).write_bytes(content)
+    with pytest.raises(QslmError):
+        write_report(copy)
+    assert not (copy / "report.html").exists()
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(StudyError, match=r"study\.json"):
+        write_report(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_a_study_error(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("figures"))
+    (copy / "figures").write_text("a file where the folder should be")
+    with pytest.raises(StudyError, match="report"):
+        write_report(copy)
