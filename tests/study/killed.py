@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement
+
 from qslm.budget import Budget
 from qslm.study import search
 

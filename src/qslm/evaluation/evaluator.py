@@ -21,7 +21,9 @@ from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task
 
 
-def evaluate(model: nn.Module, task: Task, split: str | None = None, progress: Progress = SILENT) -> Evaluation:
+def evaluate(
+    model: nn.Module, task: Task, split: str | None = None, progress: Progress = SILENT
+) -> Evaluation:
     """Measure a network as it is, in evaluation mode; its mode is given back.
 
     `split` is the task's own evaluation split when it is not given. The footprint is that of the float32
@@ -158,5 +160,7 @@ def _tensor(model: nn.Module, site: Site) -> Tensor:
     except AttributeError:
         tensor = None
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != site.shape:
-        raise StudyError(f"the network has no {site.name} of shape {list(site.shape)}", "find its anatomy again")
+        raise StudyError(
+            f"the network has no {site.name} of shape {list(site.shape)}", "find its anatomy again"
+        )
     return tensor

@@ -20,6 +20,7 @@ import numpy as np
 
 from qslm.errors import LedgerError
 from qslm.evaluation.evaluation import Evaluation
+from qslm.evaluation.identity import refuse_differences
 from qslm.tasks.task import Losses
 
 APPLICATION_ID = 0x51534C4D  # "QSLM"
@@ -134,7 +135,9 @@ class Ledger:
             found = self._connection.execute(query, (key, split)).fetchone()
         return None if found is None else self._row(found).evaluation
 
-    def put(self, key: str, split: str, allocation: str, tier: str, note: str, evaluation: Evaluation) -> None:
+    def put(
+        self, key: str, split: str, allocation: str, tier: str, note: str, evaluation: Evaluation
+    ) -> None:
         """Store an evaluation; it is on the disk when this returns. `key` is the digest of `allocation`."""
         values = (
             *(key, split, allocation, tier, note),
@@ -159,7 +162,7 @@ class Ledger:
         if self._connection.execute("PRAGMA page_count").fetchone()[0] == 0:
             self._create(identity)
         self._check()
-        _refuse_differences(self.path, self.identity, json.loads(json.dumps(identity)))
+        refuse_differences(self.path, self.identity, json.loads(json.dumps(identity)))
 
     def _create(self, identity: dict[str, Any]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -215,30 +218,6 @@ def _numbers(blob: Any) -> np.ndarray:
     return np.frombuffer(blob, dtype="<f8").astype(np.float64)
 
 
-def _refuse_differences(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    found = list(_differences(stored, wanted))
-    if found:
-        raise LedgerError(
-            f"{path} belongs to another study: " + "; ".join(found),
-            "go on with what it was started with, or give a new folder",
-        )
-
-
-def _differences(stored: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """Every place where two JSON values differ, as `task.split was "a", is "b"`."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in sorted(stored.keys() | wanted.keys()):
-            place = f"{name}.{key}" if name else key
-            yield from _differences(stored.get(key, "absent"), wanted.get(key, "absent"), place)
-    elif stored != wanted:
-        yield f"{name} was {_short(stored)}, is {_short(wanted)}"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _locked(path: Path) -> int:
     """Lock the run folder; the system gives the lock back when the process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +238,9 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as error:
-        raise LedgerError(f"{path} already has this evaluation: {error}", "report this as a defect") from error
+        raise LedgerError(
+            f"{path} already has this evaluation: {error}", "report this as a defect"
+        ) from error
     except sqlite3.OperationalError as error:
         raise LedgerError(
             f"{path} cannot be used: {error}", "check the free space and the permissions of the folder"

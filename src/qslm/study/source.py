@@ -18,7 +18,7 @@ from qslm.anatomy import find_anatomy
 from qslm.tasks.task import Task
 
 # What a number in the ledger is computed by. Search, report and command line may change under a study.
-MEASURING = ("models", "formats", "quantizers", "tasks", "evaluation", "allocation.py", "anatomy.py")
+MEASURING = ("models", "formats", "quantizers", "tasks", "evaluation", "anatomy", "allocation.py")
 PACKAGE = Path(__file__).parents[1]
 
 
