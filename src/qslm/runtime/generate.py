@@ -33,7 +33,7 @@ def stream(
 ) -> Iterator[int]:
     """Yield the ids that follow `prompt`, until the end-of-text token or `tokens` of them."""
     _check(model, tokenizer, tokens, temperature, top_p)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     end = tokenizer.token_to_id(END_OF_TEXT)
     ids = encode(tokenizer, prompt)
     if len(ids) == 0:
@@ -59,7 +59,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """Draw a token from logits (vocabulary,) restricted to the likeliest that make up `top_p` of the probability."""
     if temperature == 0:
         return int(logits.argmax())
-    probabilities, order = torch.softmax(logits / temperature, 0).sort(descending=True, stable=True)
+    probabilities, order = torch.softmax((logits - logits.max()) / temperature, 0).sort(descending=True, stable=True)
     before = probabilities.cumsum(0) - probabilities
     probabilities[before >= top_p] = 0
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])

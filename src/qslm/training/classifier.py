@@ -1,5 +1,6 @@
 """`qslm train classifier`: a sentence classifier, fine-tuned from a language model or from nothing."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from qslm.errors import TrainingError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
-from qslm.training.initialize import initialize
-from qslm.training.loop import OptimizerSettings, train
+from qslm.training.initialize import new_spikegpt
+from qslm.training.loop import OptimizerSettings, generator_of, train
 
 NEW_VOCABULARY = 4096
 POOL = 32  # batches whose sentences are sorted by length together
@@ -77,6 +78,7 @@ def train_classifier(
     tokenizer = tokenizer or train_tokenizer(corpus.calibrate.sentences, NEW_VOCABULARY)
     model = classifier_from(start, tokenizer, corpus.classes, settings.seed)
     model.dropout.rate = settings.dropout
+    start_digest = digest_of(model)
     training, search = (
         Sentences.encoded(text, tokenizer, model.config.context_length) for text in (corpus.calibrate, corpus.search)
     )
@@ -91,10 +93,10 @@ def train_classifier(
         lambda: accuracy(model, search, settings.batch),
         validate_every=steps_per_epoch,
         state_file=settings.output / "training.pt",
-        identity=identity | {"text": corpus.source.name, "sentences": len(training.ids)},
+        identity=identity | {"text": corpus.source.name, "sentences": len(training.ids), "start": start_digest},
         progress=progress,
     )
-    ids, mask = search.padded(list(range(64)))
+    ids, mask = search.padded(list(range(min(64, len(search.ids)))))
     record: dict[str, Any] = {"command": "qslm train classifier", "text": corpus.source.name, "settings": identity}
     record["rates"] = firing_rates(model, ids, mask)
     return write_checkpoint(settings.output, model, tokenizer, history, record)
@@ -104,17 +106,14 @@ def classifier_from(start: SpikeGPT | None, tokenizer: Tokenizer, classes: int, 
     """Return a trainable classifier with the body of `start`, or a freshly initialized one of the mini's size."""
     vocabulary = tokenizer.get_vocab_size()
     if start is None:
-        model = SpikeGPT(SpikeGPTConfig(vocabulary, 256, 6, 1024, 256, classes))
-        initialize(model, seed)
-        return model
+        return new_spikegpt(SpikeGPTConfig(vocabulary, 256, 6, 1024, 256, classes), seed)
     if vocabulary > start.config.vocabulary_size:
         raise TrainingError(
             f"The tokenizer has {vocabulary} words, the network {start.config.vocabulary_size}.",
             "Give the tokenizer that the network was trained with.",
         )
     config = SpikeGPTConfig.from_dict({**start.config.to_dict(), "classes": classes})
-    model = SpikeGPT(config)
-    initialize(model, seed)
+    model = new_spikegpt(config, seed)
     body = {name: tensor for name, tensor in start.state_dict().items() if name in model.state_dict()}
     if start.config.classes != classes:
         body.pop("classifier.weight", None)
@@ -122,9 +121,18 @@ def classifier_from(start: SpikeGPT | None, tokenizer: Tokenizer, classes: int, 
     return model
 
 
+def digest_of(model: SpikeGPT) -> str:
+    """Return the sha256 of the parameters, so that a training goes on only from the network it began with."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def batches_of_epoch(lengths: list[int], batch: int, epoch: int, seed: int) -> list[list[int]]:
     """Return the sentences of each step of an epoch: shuffled, then sorted by length within pools of batches."""
-    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    generator = generator_of(seed, epoch)
     order = torch.randperm(len(lengths), generator=generator).tolist()
     batches = []
     for start in range(0, len(order), batch * POOL):
@@ -161,7 +169,7 @@ class _Loss:
             self.epoch = epoch
             self.batches = batches_of_epoch(lengths, self.settings.batch, epoch, self.settings.seed)
         self.model.train()
-        self.model.dropout.generator = torch.Generator().manual_seed((self.settings.seed << 32) + step)
+        self.model.dropout.generator = generator_of(self.settings.seed, step)
         chosen = self.batches[place]
         ids, mask = self.sentences.padded(chosen)
         with torch.autocast("cpu", dtype=torch.bfloat16):

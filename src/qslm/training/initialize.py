@@ -5,7 +5,16 @@ import math
 import torch
 from torch import nn
 
-from qslm.models.spikegpt import Block, SpikeGPT
+from qslm.models.spikegpt import Block, SpikeGPT, SpikeGPTConfig
+
+
+def new_spikegpt(config: SpikeGPTConfig, seed: int) -> SpikeGPT:
+    """Return an untrained network; PyTorch's own initialization, which draws from a global generator, is not run."""
+    with torch.device("meta"):
+        model = SpikeGPT(config)
+    model.to_empty(device="cpu")
+    initialize(model, seed)
+    return model
 
 
 def initialize(model: SpikeGPT, seed: int) -> None:
@@ -16,11 +25,13 @@ def initialize(model: SpikeGPT, seed: int) -> None:
     for long). Decay, bonus and token mixing follow RWKV-4's spread over channels and layers (SpikeGPT,
     `src/model.py`). The embedding is small, so that its signs can change while training is young.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, generator=generator)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()  # ones and zeros
         model.emb.weight.uniform_(-0.02, 0.02, generator=generator)
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         for layer, block in enumerate(blocks):

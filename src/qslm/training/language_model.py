@@ -14,11 +14,12 @@ from qslm.errors import TrainingError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
-from qslm.training.initialize import initialize
-from qslm.training.loop import OptimizerSettings, train
+from qslm.training.initialize import new_spikegpt
+from qslm.training.loop import OptimizerSettings, generator_of, train
 from qslm.training.loss import next_token_loss
 
 VALIDATION_WINDOWS = 64
+VALIDATION_BATCH = 8  # windows at once
 
 
 @dataclass(frozen=True)
@@ -53,30 +54,26 @@ def train_lm(settings: LanguageModelSettings, progress: Progress = SILENT) -> Pa
     corpus = load_wikitext2(settings.data, progress)
     tokenizer = _tokenizer(corpus, settings)
     ids = encode(tokenizer, corpus.calibrate)
-    if len(ids) <= settings.context + 1:
-        raise TrainingError(
-            f"The training text has {len(ids)} tokens, one window needs {settings.context + 2}.",
-            "Give more text or a shorter --context.",
-        )
+    validation = encode(tokenizer, corpus.search)[: VALIDATION_WINDOWS * settings.context + 1]
+    _check_length("training", ids, 2 * settings.context + 1)  # the cut between windows moves by up to one
+    _check_length("validation", validation, settings.context + 1)
     config = SpikeGPTConfig(
         tokenizer.get_vocab_size(), settings.width, settings.layers, 4 * settings.width, settings.context
     )
-    model = SpikeGPT(config)
-    initialize(model, settings.seed)
+    model = new_spikegpt(config, settings.seed)
     model.dropout.rate = settings.dropout
-    validation = encode(tokenizer, corpus.search)[: VALIDATION_WINDOWS * settings.context + 1]
     identity = {key: value for key, value in asdict(settings).items() if key not in ("output", "data")}
     history = train(
         model,
         OptimizerSettings(settings.steps, settings.peak_rate, settings.warmup_steps, settings.weight_decay),
         lambda step: _training_loss(model, ids, settings, step),
-        lambda: _validation_loss(model, validation, settings.context),
+        lambda: _validation_loss(model, *_windows(validation, settings.context)),
         validate_every=250,
         state_file=settings.output / "training.pt",
         identity=identity | {"text": corpus.source.name, "training_tokens": len(ids)},
         progress=progress,
     )
-    sample = validation[: 8 * settings.context].view(-1, settings.context)
+    sample = _windows(validation, settings.context)[0][:VALIDATION_BATCH]
     record: dict[str, Any] = {"command": "qslm train lm", "text": corpus.source.name, "settings": identity}
     record["rates"] = firing_rates(model, sample)
     return write_checkpoint(settings.output, model, tokenizer, history, record)
@@ -87,7 +84,7 @@ def windows_of_step(count: int, batch: int, step: int, seed: int) -> list[int]:
     chosen = []
     for position in range(step * batch, (step + 1) * batch):
         epoch, place = divmod(position, count)
-        generator = torch.Generator().manual_seed((seed << 32) + epoch)
+        generator = generator_of(seed, epoch)
         chosen.append(int(torch.randperm(count, generator=generator)[place]))
     return chosen
 
@@ -103,7 +100,7 @@ def _tokenizer(corpus: TextCorpus, settings: LanguageModelSettings) -> Tokenizer
 
 
 def _training_loss(model: SpikeGPT, ids: Tensor, settings: LanguageModelSettings, step: int) -> Tensor:
-    generator = torch.Generator().manual_seed((settings.seed << 32) + step)
+    generator = generator_of(settings.seed, step)
     model.train()
     model.dropout.generator = generator
     count = (len(ids) - 1) // settings.context - 1
@@ -116,14 +113,25 @@ def _training_loss(model: SpikeGPT, ids: Tensor, settings: LanguageModelSettings
     return next_token_loss(x.flatten(0, 1), model.head.weight, windows[:, 1:].flatten())
 
 
-def _validation_loss(model: SpikeGPT, ids: Tensor, context: int) -> float:
-    """Mean nats per token over whole windows, evaluation mode, float32."""
+def _check_length(text: str, ids: Tensor, needed: int) -> None:
+    if len(ids) < needed:
+        raise TrainingError(
+            f"The {text} text has {len(ids)} tokens; {needed} are needed.", "Give more text or a shorter --context."
+        )
+
+
+def _windows(ids: Tensor, context: int) -> tuple[Tensor, Tensor]:
+    """Whole windows of ids and, one token later, their targets; both (windows, context)."""
+    end = (len(ids) - 1) // context * context
+    return ids[:end].view(-1, context), ids[1 : end + 1].view(-1, context)
+
+
+def _validation_loss(model: SpikeGPT, inputs: Tensor, targets: Tensor) -> float:
+    """Mean nats per token over windows (windows, context), evaluation mode, float32."""
     model.eval()
-    inputs = ids[: (len(ids) - 1) // context * context]
-    targets = ids[1 : len(inputs) + 1]
     total = 0.0
     with torch.inference_mode():
-        for window, target in zip(inputs.view(-1, 8 * context), targets.view(-1, 8 * context), strict=True):
-            logits = model(window.view(8, context))
-            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), target, reduction="sum"))
-    return total / len(targets)
+        for window, target in zip(inputs.split(VALIDATION_BATCH), targets.split(VALIDATION_BATCH), strict=True):
+            logits = model(window)
+            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum"))
+    return total / targets.numel()

@@ -47,6 +47,14 @@ class History:
     seconds: float = 0.0
 
 
+def generator_of(seed: int, number: int) -> torch.Generator:
+    """Return the generator of step or epoch `number` of the training with `seed`.
+
+    PyTorch's CPU generator sees only the low 32 bits of what seeds it, so both are mixed into those.
+    """
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + number) % 2**32)
+
+
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
     """Weight decay for matrices only."""
     matrices = [p for p in model.parameters() if p.squeeze().ndim > 1]
@@ -137,8 +145,9 @@ def resume(
         return 0, History()
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        before = json.loads(state["identity"])
+        before = dict(json.loads(state["identity"]))
         step, history = int(state["step"]), History(**json.loads(state["history"]))
+        tensors, moments = dict(state["model"]), dict(state["optimizer"])
     except Exception as error:  # a damaged file fails in many ways inside torch.load
         raise TrainingError(f"{path} is not the state of a training: {error}", "Delete it to start anew.") from error
     changed = {
@@ -147,6 +156,9 @@ def resume(
     if changed:
         listed = ", ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in sorted(changed.items()))
         raise TrainingError(f"{path} belongs to another training: {listed}.", "Name another output folder.")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        model.load_state_dict(tensors)
+        optimizer.load_state_dict(moments)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise TrainingError(f"{path} is of another network: {error}", "Name another output folder.") from error
     return step, history
