@@ -14,9 +14,7 @@ class Block(nn.Module):
         if first:
             self.ln0 = nn.LayerNorm(width)
         self.ln1 = nn.LayerNorm(width)
-        self.att = nn.ModuleDict(
-            {"key": nn.Linear(width, width), "value": nn.Linear(width, width, bias=False)}
-        )
+        self.att = nn.ModuleDict({"key": nn.Linear(width, width), "value": nn.Linear(width, width, bias=False)})
         self.time_mix = nn.Parameter(torch.ones(1, 1, width))
         self.register_buffer("average", torch.zeros(width, width))
         self.register_buffer("scratch", torch.zeros(3), persistent=False)
@@ -30,9 +28,7 @@ class Network(nn.Module):
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(Block(first=index == 0) for index in range(blocks))
         self.ln_out = nn.LayerNorm(4)
-        self.transforms = nn.ModuleList(
-            nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)) for _ in range(blocks)
-        )
+        self.transforms = nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)) for _ in range(blocks))
         self.head = nn.Linear(4, 10, bias=False)
         if tied:
             self.head.weight = self.emb.weight
@@ -53,9 +49,7 @@ def test_the_main_list_at_any_depth_is_the_attention_blocks():
 def test_vectors_buffers_and_matrices():
     anatomy = find_anatomy(Network())
     assert anatomy["encoder.layers.0.time_mix"].is_vector
-    assert (
-        anatomy["encoder.layers.1.average"].kind == "buffer" and anatomy["encoder.layers.1.average"].is_vector
-    )
+    assert anatomy["encoder.layers.1.average"].kind == "buffer" and anatomy["encoder.layers.1.average"].is_vector
     assert not anatomy["encoder.layers.1.att.key.weight"].is_vector
     assert "encoder.layers.1.scratch" not in anatomy and "encoder.layers.1.count" not in anatomy
     with pytest.raises(AllocationError, match="no site"):
@@ -104,9 +98,7 @@ def test_a_sequential_with_input_and_head_inside():
 
 
 def test_decoder_blocks_follow_encoder_blocks():
-    model = nn.Transformer(
-        8, 2, batch_first=True, num_encoder_layers=2, num_decoder_layers=3, dim_feedforward=16
-    )
+    model = nn.Transformer(8, 2, batch_first=True, num_encoder_layers=2, num_decoder_layers=3, dim_feedforward=16)
     anatomy = find_anatomy(model)
     assert anatomy.blocks == (*(f"attention {index}" for index in range(5)), "output")
     assert "self_attn.out_proj" in anatomy.modules("attention 4")
@@ -145,8 +137,11 @@ def test_what_cannot_be_stored_is_refused():
 
 def test_a_thousand_sites_take_milliseconds():
     model = nn.ModuleDict({"emb": nn.Embedding(9, 4), "layers": nn.ModuleList(Block() for _ in range(150))})
-    start = time.perf_counter()
-    anatomy = find_anatomy(model)
-    assert time.perf_counter() - start < 0.2
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        anatomy = find_anatomy(model)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.2
     assert len(anatomy.sites) > 1000 and len(anatomy.blocks) == 151
     assert anatomy == find_anatomy(model)

@@ -2,12 +2,10 @@ import pytest
 import torch
 from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement
-from torch import nn
 
 from qslm.anatomy import find_anatomy
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluator
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.study.checks import check_ground
 
 
@@ -68,29 +66,3 @@ def test_an_empty_split_is_refused(task):
     task.splits["search"] = []
     with pytest.raises(StudyError, match="empty"):
         checks(SpikingEncoder(), task)
-
-
-class Drifted(SpikeGPT):
-    """A network whose parallel and recurrent forms differ."""
-
-    def hidden(self, ids, state, trace):
-        x, after = super().hidden(ids, state, trace)
-        return (x if state is None else x + 0.1), after
-
-
-@pytest.mark.parametrize(("kind", "agrees"), [(SpikeGPT, True), (Drifted, False)])
-def test_the_recurrent_form_of_spikegpt_is_checked(kind, agrees):
-    config = SpikeGPTConfig(
-        vocabulary_size=40, width=16, ffn_width=32, layers=2, context_length=16, classes=2, binary_embedding=True
-    )
-    model = kind(config)
-    generator = torch.Generator().manual_seed(3)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5, generator=generator)
-    model.eval()
-    task = Agreement(model, sentences=20, batch=10)
-    if agrees:
-        assert "spikes differ" in checks(model, task)["recurrent"]
-    else:
-        with pytest.raises(Exception, match="recurrent form"):
-            checks(model, task)

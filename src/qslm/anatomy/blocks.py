@@ -44,9 +44,7 @@ def _groups(model: nn.Module, names: dict[str, set[str]], *, in_lists: bool) -> 
     for path, parent in model.named_modules():
         if isinstance(parent, LISTS) == in_lists:
             prefix = f"{path}." if path else ""
-            children = [
-                (prefix + name, child) for name, child in parent._modules.items() if child is not None
-            ]
+            children = [(prefix + name, child) for name, child in parent._modules.items() if child is not None]
             owning = [(name, child) for name, child in children if name in names]
             alike = _alike(owning, names)
             if len(alike) > 1 or (alike and isinstance(parent, nn.ModuleList)):
@@ -62,8 +60,7 @@ def _alike(children: list[tuple[str, nn.Module]], names: dict[str, set[str]]) ->
         group = {
             name
             for name, child in children
-            if type(child) is type(model)
-            and 2 * len(names[name] & names[first]) >= len(names[name] | names[first])
+            if type(child) is type(model) and 2 * len(names[name] & names[first]) >= len(names[name] | names[first])
         }
         best = group if len(group) > len(best) else best
         if 2 * len(best) >= len(children):
@@ -102,8 +99,7 @@ def _chosen(groups: list[Group], sizes: dict[str, int]) -> list[Group]:
     return [
         group
         for group in groups
-        if group is main
-        or (_apart(group, main) and size(group) / len(group) >= least and _outermost(group, groups))
+        if group is main or (_apart(group, main) and size(group) / len(group) >= least and _outermost(group, groups))
     ]
 
 

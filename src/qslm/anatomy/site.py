@@ -61,9 +61,7 @@ class Anatomy:
 
     def sites_of(self, block: str | None = None, module: str | None = None) -> tuple[Site, ...]:
         """The sites of one block, of one module name, of both, or all."""
-        return tuple(
-            site for site in self.sites if block in (None, site.block) and module in (None, site.module)
-        )
+        return tuple(site for site in self.sites if block in (None, site.block) and module in (None, site.module))
 
     @property
     def float32_bytes(self) -> int:

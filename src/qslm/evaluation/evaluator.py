@@ -21,9 +21,7 @@ from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task
 
 
-def evaluate(
-    model: nn.Module, task: Task, split: str | None = None, progress: Progress = SILENT
-) -> Evaluation:
+def evaluate(model: nn.Module, task: Task, split: str | None = None, progress: Progress = SILENT) -> Evaluation:
     """Measure a network as it is, in evaluation mode; its mode is given back.
 
     `split` is the task's own evaluation split when it is not given. The footprint is that of the float32
@@ -40,7 +38,8 @@ class Evaluator:
     The rounded weights are copied into the live parameters; a float original is kept from the moment that its
     site is first written to, so that memory never holds more than the network twice, and is written back by
     `close`, or at the end of a `with`. A site whose format does not change is not rounded again. The network
-    is in evaluation mode as long.
+    is in evaluation mode as long. Rounding is done on the CPU, wherever the network is, so that the same bits
+    are packed later.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, task: Task, progress: Progress = SILENT) -> None:
@@ -73,7 +72,7 @@ class Evaluator:
     def _write(self, site: Site, fmt: Format, quantizer: str) -> None:
         live = self._live[site.name]
         if site.name not in self._originals:
-            self._originals[site.name] = live.detach().clone()
+            self._originals[site.name] = live.detach().to("cpu", copy=True)
         rounded = round_site(self._originals[site.name], fmt, quantizer, name=site.name)
         live.copy_(rounded.dequantize())
 
@@ -160,7 +159,5 @@ def _tensor(model: nn.Module, site: Site) -> Tensor:
     except AttributeError:
         tensor = None
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != site.shape:
-        raise StudyError(
-            f"the network has no {site.name} of shape {list(site.shape)}", "find its anatomy again"
-        )
+        raise StudyError(f"the network has no {site.name} of shape {list(site.shape)}", "find its anatomy again")
     return tensor

@@ -135,9 +135,7 @@ class Ledger:
             found = self._connection.execute(query, (key, split)).fetchone()
         return None if found is None else self._row(found).evaluation
 
-    def put(
-        self, key: str, split: str, allocation: str, tier: str, note: str, evaluation: Evaluation
-    ) -> None:
+    def put(self, key: str, split: str, allocation: str, tier: str, note: str, evaluation: Evaluation) -> None:
         """Store an evaluation; it is on the disk when this returns. `key` is the digest of `allocation`."""
         values = (
             *(key, split, allocation, tier, note),
@@ -238,9 +236,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as error:
-        raise LedgerError(
-            f"{path} already has this evaluation: {error}", "report this as a defect"
-        ) from error
+        raise LedgerError(f"{path} already has this evaluation: {error}", "report this as a defect") from error
     except sqlite3.OperationalError as error:
         raise LedgerError(
             f"{path} cannot be used: {error}", "check the free space and the permissions of the folder"

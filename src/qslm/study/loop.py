@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from qslm import artifact
 from qslm.allocation import Allocation
@@ -179,7 +179,9 @@ class _Study:
 
     def _pack(self, allocation: Allocation) -> None:
         self.evaluator.restore()
-        sites = RoundedSites(self.source.model.state_dict(), allocation)
+        state = self.source.model.state_dict()
+        state = {name: value.cpu() for name, value in state.items() if isinstance(value, Tensor)}
+        sites = RoundedSites(state, allocation)
         artifact.write(
             self.run / folder.ARTIFACT,
             sites,

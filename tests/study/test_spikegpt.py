@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from networks.spikegpt import random_spikegpt
+
+from qslm.budget import Budget
+from qslm.data.tokenizer import train_tokenizer
+from qslm.errors import CheckpointError, FormatError
+from qslm.evaluation import Ledger, evaluate
+from qslm.loading import load_checkpoint
+from qslm.study import search, select
+from qslm.tasks import make_task
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny SpikeGPT as a checkpoint on disk, and a text that is its own data."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    words = ["the", "river", "runs", "slowly", "past", "a", "small", "town", "and", "people", "there", "like", "water"]
+    drawn = torch.randint(len(words), (3000,), generator=torch.Generator().manual_seed(7)).tolist()
+    text = " ".join(words[index] for index in drawn)
+    (folder / "own.txt").write_text(text)
+    train_tokenizer([text], 270).save(str(folder / "tokenizer.json"))
+    torch.save(random_spikegpt(vocabulary=270, width=32, layers=2).state_dict(), folder / "model.pth")
+    return folder
+
+
+def opened(folder):
+    checkpoint = load_checkpoint(folder, binary_embedding=True)
+    checkpoint.model.to("cpu")
+    task = make_task(
+        "text", tokenizer=checkpoint.tokenizer, config=checkpoint.config, file=folder / "own.txt", windows=12
+    )
+    return checkpoint, task
+
+
+def test_a_study_of_spikegpt_ends_in_an_artifact_that_loads_and_measures_the_same(folder, tmp_path):
+    checkpoint, task = opened(folder)
+    selection = search(
+        checkpoint, task, budget=Budget(None, 0.05, "relative"), output=tmp_path, precisions=(8, 6, 4, 3)
+    )
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert [check["name"] for check in study["checks"]] == ["deterministic", "no-op", "signs", "recurrent"]
+    assert "spikes differ" in study["checks"][3]["finding"]
+    assert study["anatomy"]["blocks"] == ["input", "attention 0", "attention 1", "output"]
+    assert str(selection.allocation["emb.weight"]) == "sign"
+    assert study["task"]["splits"]["report"]["bits_per_byte"] > 0
+    assert selection.baseline.bytes == (folder / "model.pth").stat().st_size
+
+    packed, packed_task = opened_artifact(selection.artifact, folder)
+    measured = evaluate(packed.model, packed_task, "report")
+    with Ledger.read(tmp_path / "ledger.sqlite") as ledger:
+        stored = ledger.get(selection.allocation.key, "report")
+    assert np.array_equal(measured.losses.values, stored.losses.values)
+    assert packed.file_bytes == selection.selected.figures.bytes
+    assert select(tmp_path).allocation == selection.allocation
+
+
+def opened_artifact(artifact, folder):
+    packed = load_checkpoint(artifact)
+    packed.model.to("cpu")
+    task = make_task("text", tokenizer=packed.tokenizer, config=packed.config, file=folder / "own.txt", windows=12)
+    return packed, task
+
+
+def test_a_network_whose_recurrent_form_differs_stops_the_study(folder, tmp_path, monkeypatch):
+    checkpoint, task = opened(folder)
+    initial = type(checkpoint.model).initial_state
+
+    def shifted(model, batch):
+        return [type(layer)(*(part + 1.0 for part in layer[:1]), *layer[1:]) for layer in initial(model, batch)]
+
+    monkeypatch.setattr(type(checkpoint.model), "initial_state", shifted)
+    with pytest.raises(CheckpointError, match="recurrent form"):
+        search(checkpoint, task, budget=Budget(None, 0.05, "relative"), output=tmp_path)
+    assert not (tmp_path / "selection.json").exists()
+
+
+def test_a_weight_that_is_not_a_number_stops_the_study(folder, tmp_path):
+    checkpoint, task = opened(folder)
+    with torch.no_grad():
+        checkpoint.model.blocks[1].ffn.key.weight[0, 0] = float("nan")
+    with pytest.raises(FormatError, match=r"blocks\.1\.ffn\.key\.weight"):
+        search(checkpoint, task, budget=Budget(None, 0.05, "relative"), output=tmp_path)
