@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,11 @@ def locate(source: str | Path) -> Path:
     Raises CheckpointError when there is none, naming the shipped checkpoints.
     """
     path = Path(source)
-    if path.exists():
-        return path
-    if (SHIPPED / str(source) / "model.safetensors").is_file():
-        return SHIPPED / str(source)
+    with suppress(OSError):  # of a name that is too long for the file system
+        if path.exists():
+            return path
+        if (SHIPPED / str(source) / "model.safetensors").is_file():
+            return SHIPPED / str(source)
     problem = f"There is no checkpoint {str(source)!r}: no such file or folder, and none of that name is shipped"
     if HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES:
         return _fetch(str(source), problem)

@@ -8,7 +8,7 @@ import torch
 import qslm.data.sst2
 from qslm.training import loop
 
-WORDS = "the a film plot end is was slow great dull long short fine and but of with very quite".split()
+WORDS = ["the", "a", "film", "plot", "end", "is", "was", "slow", "great", "dull", "long", "short", "fine", "and", "of"]
 
 
 @pytest.fixture(scope="session")

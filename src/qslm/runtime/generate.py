@@ -59,7 +59,9 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """Draw a token from logits (vocabulary,) restricted to the likeliest that make up `top_p` of the probability."""
     if temperature == 0:
         return int(logits.argmax())
-    probabilities, order = torch.softmax((logits - logits.max()) / temperature, 0).sort(descending=True, stable=True)
+    probabilities, order = torch.softmax((logits - logits.max()).double() / temperature, 0).sort(
+        descending=True, stable=True
+    )
     before = probabilities.cumsum(0) - probabilities
     probabilities[before >= top_p] = 0
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
