@@ -18,7 +18,8 @@ static inline float qslm_expf(float x) {
     const float round_bias = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
     float clamped = x < -87.33f ? -87.33f : x;
     clamped = clamped > 88.0f ? 88.0f : clamped;
-    float n = (clamped * log2e + round_bias) - round_bias;
+    float biased = clamped * log2e + round_bias;
+    float n = biased - round_bias;
     float r = (clamped - n * ln2_high) - n * ln2_low; // |r| <= ln 2 / 2
     float p = 1.9875691500e-4f;                       // minimax polynomial of (e^r - 1 - r) / r^2 (Cephes expf)
     p = p * r + 1.3981999507e-3f;
@@ -27,7 +28,9 @@ static inline float qslm_expf(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = (p * r) * r + r + 1.0f;
-    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    uint32_t bits; // n stands in the low bits of `biased`, the others are shifted out
+    memcpy(&bits, &biased, sizeof bits);
+    bits = (bits + 127) << 23;
     float power;
     memcpy(&power, &bits, sizeof power);
     float result = p * power;

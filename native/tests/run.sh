@@ -1,0 +1,29 @@
+#!/bin/sh
+# Build the kernels alone and check them: once under the address and undefined-behaviour sanitizers, once as they ship
+# (with SIMD clones), and the bits of both builds against each other.
+set -eu
+cd "$(dirname "$0")/.."
+CC=${CC:-cc}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+warnings="-std=c11 -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off"  # OpenMP is optional
+openmp=
+if echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$folder/openmp" 2>/dev/null; then openmp=-fopenmp; fi
+sources="tests/test_kernels.c recurrence.c packing.c memory.c"
+# -D_DEFAULT_SOURCE: -std=c11 alone hides nothing that the kernels need, but some C libraries' mallopt.
+$CC $warnings -O1 -g -D_DEFAULT_SOURCE -DQSLM_ONE_TARGET -fno-omit-frame-pointer \
+    -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -I. $sources -lm -o "$folder/checked" &
+checked=$!
+$CC $warnings -O3 -D_DEFAULT_SOURCE $openmp -I. $sources -lm -o "$folder/shipped" &
+shipped=$!
+wait $checked
+wait $shipped
+"$folder/checked" all 2003
+"$folder/shipped" all 61
+one=$("$folder/checked" bits)
+other=$("$folder/shipped" bits)
+if [ "$one" != "$other" ]; then
+    echo "FAILED: LIF or WKV differ between the scalar build ($one) and the SIMD build ($other)" >&2
+    exit 1
+fi
+echo "LIF and WKV: the same bits, scalar and SIMD ($one)"

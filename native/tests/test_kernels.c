@@ -1,0 +1,178 @@
+// Every kernel on ragged shapes, in heap buffers of exact size (so that the address sanitizer sees a byte too much),
+// against naive loops. `test_kernels bits` prints a digest of the LIF and WKV results, to compare builds by.
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+#include "packing.h"
+#include "portable.h"
+#include "recurrence.h"
+
+static uint64_t random_state = 0x9E3779B97F4A7C15u;
+static uint64_t digest = 0xCBF29CE484222325u;
+
+static uint64_t random_bits(void) { // xorshift*
+    random_state ^= random_state >> 12;
+    random_state ^= random_state << 25;
+    random_state ^= random_state >> 27;
+    return random_state * 0x2545F4914F6CDD1Du;
+}
+
+static double uniform(double low, double high) {
+    return low + (high - low) * (double)(random_bits() >> 11) * 0x1p-53;
+}
+
+static void fail(const char *what, double found, double expected) {
+    fprintf(stderr, "FAILED: %s: %.17g, expected %.17g\n", what, found, expected);
+    exit(1);
+}
+
+static void near(const char *what, double found, double expected, double tolerance) {
+    // Written so that NaN fails.
+    if (!(fabs(found - expected) <= tolerance * fmax(1, fabs(expected)))) fail(what, found, expected);
+}
+
+static void *exactly(size_t bytes) {
+    void *memory = malloc(bytes ? bytes : 1);
+    if (!memory) abort();
+    return memory;
+}
+
+static void add_to_digest(const void *data, size_t bytes) { // FNV-1a
+    const unsigned char *byte = data;
+    for (size_t i = 0; i < bytes; i++) digest = (digest ^ byte[i]) * 0x100000001B3u;
+}
+
+static const qslm_shape SHAPES[] = {{1, 1, 1},   {2, 3, 5},   {1, 7, 63},  {3, 2, 64},  {2, 9, 65},
+                                    {1, 33, 127}, {2, 5, 128}, {1, 4, 200}, {5, 17, 31}, {1, 0, 3}};
+enum { SHAPE_COUNT = sizeof SHAPES / sizeof SHAPES[0] };
+
+#define REAL float
+#define SUFFIX f32
+#define TOLERANCE 2e-5
+#include "test_recurrence_body.h"
+#undef REAL
+#undef SUFFIX
+#undef TOLERANCE
+
+#define REAL double
+#define SUFFIX f64
+#define TOLERANCE 1e-11
+#include "test_recurrence_body.h"
+
+// ---- packing -------------------------------------------------------------------------------------------------------
+
+#define DEFINE_PACKING_TEST(TYPE, SUFFIX, WIDEST)                                                                    \
+    static void packing_##SUFFIX(size_t count, unsigned bits) {                                                      \
+        const size_t size = qslm_packed_size(count, bits);                                                           \
+        if (size != (count * bits + 7) / 8) fail("packed size", (double)size, (double)((count * bits + 7) / 8));     \
+        TYPE *codes = exactly(count * sizeof(TYPE)), *back = exactly(count * sizeof(TYPE));                          \
+        uint8_t *packed = exactly(size), *naive = exactly(size);                                                     \
+        memset(packed, 0xA5, size);                                                                                  \
+        memset(naive, 0, size);                                                                                      \
+        for (size_t i = 0; i < count; i++) {                                                                         \
+            codes[i] = (TYPE)(random_bits() & ((1u << bits) - 1));                                                   \
+            for (unsigned b = 0; b < bits; b++) {                                                                    \
+                const size_t at = i * bits + b;                                                                      \
+                naive[at / 8] |= (uint8_t)((codes[i] >> b & 1u) << at % 8);                                          \
+            }                                                                                                        \
+        }                                                                                                            \
+        if (!qslm_pack_##SUFFIX(codes, count, bits, packed)) fail("pack says that codes do not fit", 0, 1);          \
+        if (memcmp(packed, naive, size)) fail("packed bits differ from the naive stream", bits, (double)count);      \
+        if (bits <= (WIDEST)) {                                                                                      \
+            qslm_unpack_##SUFFIX(packed, count, bits, back);                                                         \
+            if (memcmp(codes, back, count * sizeof(TYPE))) fail("unpack is not the inverse", bits, (double)count);   \
+        }                                                                                                            \
+        if (count && bits < 8 * sizeof(TYPE)) {                                                                      \
+            codes[count - 1] = (TYPE)(1u << bits);                                                                   \
+            if (qslm_pack_##SUFFIX(codes, count, bits, packed)) fail("pack missed a code that is too wide", 1, 0);   \
+        }                                                                                                            \
+        free(codes), free(back), free(packed), free(naive);                                                          \
+    }
+
+DEFINE_PACKING_TEST(uint8_t, u8, 8)
+DEFINE_PACKING_TEST(uint16_t, u16, 16)
+DEFINE_PACKING_TEST(uint32_t, u32, 16)
+
+static void test_packing(void) {
+    for (size_t count = 0; count < 70; count++) {
+        for (unsigned bits = 1; bits <= QSLM_PACKING_MAX_BITS; bits++) {
+            if (bits <= 8) packing_u8(count, bits);
+            packing_u16(count, bits);
+            packing_u32(count, bits);
+        }
+    }
+    packing_u16(10007, 11);
+    packing_u8(10007, 3);
+}
+
+// ---- the exponential -----------------------------------------------------------------------------------------------
+
+static float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// The floats of one sign, `step` bit patterns apart and away from zero: e^x within 2^-21 of libm's, monotone up to
+// that accuracy, an exact 0 or the limit outside.
+static double test_exponential_of_sign(uint32_t sign, uint32_t step) {
+    double worst = 0;
+    float before = 1;
+    for (uint32_t bits = 0; bits <= 0x7F800000u; bits += step) {
+        const float x = float_of(sign | bits), found = qslm_expf(x);
+        if (x < -87.33f) {
+            if (found != 0 || signbit(found)) fail("exponential far below is not zero", found, 0);
+            continue;
+        }
+        if (x > 88.0f) {
+            if (found != qslm_expf(88.0f)) fail("exponential far above is not the limit", found, qslm_expf(88.0f));
+            continue;
+        }
+        const double expected = exp((double)x), error = fabs(found / expected - 1);
+        if (!(error < 0x1p-21)) fail("exponential", found, expected);
+        worst = fmax(worst, error);
+        if (sign ? found > before * (1 + 0x1p-21f) : found < before * (1 - 0x1p-21f)) {
+            fail("exponential is not monotone", found, before);
+        }
+        before = found;
+    }
+    return worst;
+}
+
+static void test_exponential(uint32_t step) {
+    const double below = test_exponential_of_sign(0x80000000u, step), above = test_exponential_of_sign(0, step);
+    if (qslm_expf(0.0f) != 1.0f || qslm_expf(-0.0f) != 1.0f) fail("e^0", qslm_expf(0.0f), 1);
+    if (qslm_expf(-INFINITY) != 0) fail("e^-inf", qslm_expf(-INFINITY), 0);
+    if (qslm_expf(-1e38f) != 0) fail("e^-1e38", qslm_expf(-1e38f), 0);
+    if (!(qslm_expf(INFINITY) >= 0x1p126f && qslm_expf(INFINITY) <= 0x1p127f)) fail("e^inf", qslm_expf(INFINITY), 1);
+    if (!isnan(qslm_expf(NAN))) fail("e^NaN is a number", qslm_expf(NAN), NAN);
+    printf("exponential: relative error at most 2^%.2f\n", log2(fmax(below, above)));
+}
+
+int main(int count, char **arguments) {
+    const int only_bits = count > 1 && !strcmp(arguments[1], "bits");
+    const uint32_t step = count > 2 ? (uint32_t)strtoul(arguments[2], NULL, 10) : 101;
+    for (int i = 0; i < SHAPE_COUNT; i++) {
+        test_lif_f32(SHAPES[i]);
+        test_lif_f64(SHAPES[i]);
+        test_wkv_f32(SHAPES[i]);
+        test_wkv_f64(SHAPES[i]);
+    }
+    test_wkv_extremes_f32();
+    test_wkv_extremes_f64();
+    if (only_bits) {
+        printf("%016" PRIx64 "\n", digest);
+        return 0;
+    }
+    test_packing();
+    test_exponential(step);
+    qslm_keep_freed_memory();
+    printf("kernels: all as the naive loops\n");
+    return 0;
+}
