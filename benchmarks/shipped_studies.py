@@ -74,7 +74,7 @@ def row(case: Case, selection: Selection) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| case | limit | float | selected | loss, 95 % interval | | file | saved of float32 | paper, on SpikeGPT-216M |",
+        "| case | limit | float | selected | loss, 95 % interval | | file | saved | paper, on SpikeGPT-216M |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in rows:

@@ -19,6 +19,7 @@ FLOORS = {
     "tasks": 3, "spiking": 3, "allocation": 3, "budget": 3,
     "quantizers": 4, "artifact": 4, "search": 4,
     "evaluation": 5, "runtime": 5, "training": 5, "conversion": 5, "energy": 5, "loading": 5,
+    "inspection": 5,
     "study": 6,
     "report": 7,
     "cli": 8,

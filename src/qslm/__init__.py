@@ -14,22 +14,24 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qslm.allocation import Allocation
-    from qslm.anatomy import Anatomy, find_anatomy
+    from qslm.anatomy import find_anatomy
+    from qslm.artifact import verify
     from qslm.budget import Budget
+    from qslm.data.overview import describe_data
     from qslm.errors import QslmError
     from qslm.evaluation import Evaluation, evaluate
     from qslm.formats import Format
-    from qslm.loading import Checkpoint, load_checkpoint, load_model
+    from qslm.inspection import inspect
+    from qslm.loading import load_checkpoint, load_model
+    from qslm.report import write_report
     from qslm.runtime import generate
-    from qslm.study import search, select
+    from qslm.study import demo, search, select
     from qslm.tasks import Losses, Task, make_task
     from qslm.training import ClassifierSettings, LanguageModelSettings, train_classifier, train_lm
 
 HOMES = {
     "Allocation": "allocation",
-    "Anatomy": "anatomy",
     "Budget": "budget",
-    "Checkpoint": "loading",
     "ClassifierSettings": "training",
     "Evaluation": "evaluation",
     "Format": "formats",
@@ -37,9 +39,12 @@ HOMES = {
     "Losses": "tasks",
     "QslmError": "errors",
     "Task": "tasks",
+    "demo": "study",
+    "describe_data": "data.overview",
     "evaluate": "evaluation",
     "find_anatomy": "anatomy",
     "generate": "runtime",
+    "inspect": "inspection",
     "load_checkpoint": "loading",
     "load_model": "loading",
     "make_task": "tasks",
@@ -47,6 +52,8 @@ HOMES = {
     "select": "study",
     "train_classifier": "training",
     "train_lm": "training",
+    "verify": "artifact",
+    "write_report": "report",
 }
 
 __all__ = ["__version__", *HOMES]

@@ -1,8 +1,9 @@
 """A study: one search from checkpoint to selection, and the questions that its run folder answers afterwards."""
 
+from qslm.study.demo import Demo, demo
 from qslm.study.loop import search
 from qslm.study.options import Options
 from qslm.study.reselect import select
 from qslm.study.selection import Difference, Figures, Selected, Selection
 
-__all__ = ["Difference", "Figures", "Options", "Selected", "Selection", "search", "select"]
+__all__ = ["Demo", "Difference", "Figures", "Options", "Selected", "Selection", "demo", "search", "select"]

@@ -101,7 +101,9 @@ class _Study:
         for check in self.checks:
             self.progress.message(f"{check.name}: {check.finding}")
         baseline = self._baseline()
-        self._search(self.options.strategy(self.anatomy), baseline)
+        strategy = self.options.strategy(self.anatomy)
+        self._estimate(strategy, baseline)
+        self._search(strategy, baseline)
         self._record()
         try:
             chosen = choose(self.budget, self.judged, self.task.higher_is_better)
@@ -133,6 +135,13 @@ class _Study:
             f"{format_bytes(self.source.file_bytes)}"
         )
         return baseline
+
+    def _estimate(self, strategy: Strategy, baseline: Evaluation) -> None:
+        most = strategy.maximum_evaluations
+        self.progress.message(
+            f"at most {most:,} evaluations of about {baseline.seconds:.1f} s, so {most * baseline.seconds / 60:.1f} "
+            f"minutes, often half of it; stop at any time, the same command goes on from {self.run}"
+        )
 
     def _search(self, strategy: Strategy, baseline: Evaluation) -> None:
         known = {self.judged[0].allocation.key}
