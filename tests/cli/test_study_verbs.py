@@ -26,7 +26,7 @@ def run(checkpoint, text, tmp_path_factory):
 def test_search_says_first_what_it_will_do(run):
     told = (run / "stderr").read_text()
     assert re.search(r"at most \d+ evaluations of about [\d.]+ s", told)
-    assert told.index("at most") < told.index("baseline:")
+    assert told.index("at most") < told.index("   1  global")
 
 
 def test_search_ends_with_the_table_and_the_paths(run):

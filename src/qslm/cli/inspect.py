@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from qslm.cli.options import BinaryEmbedding, Checkpoint, Json, Tokenizer
 from qslm.cli.output import console, print_json, print_table
 from qslm.cli.progress import Listener
-from qslm.cli.storage import WIDTHS, Group, Signs, Symmetric, Vectors, template, vector_format
+from qslm.cli.storage import Group, Signs, Symmetric, Vectors, template, vector_format
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
     from qslm.anatomy import Anatomy, Site
+    from qslm.inspection import Width
 
 
 def inspect(
@@ -28,79 +29,19 @@ def inspect(
 
     Example: [bold]qslm inspect spikegpt-mini --group 64[/bold]
     """
-    from qslm.anatomy import find_anatomy
+    from qslm.inspection import inspect as look
     from qslm.loading import load_checkpoint
 
-    formats = template(group, symmetric), vector_format(vectors)
+    formats: Any = {"template": template(group, symmetric), "vectors": vector_format(vectors), "signs": signs}
     with Listener() as progress:
-        options: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}
-        loaded = load_checkpoint(checkpoint, **options)
-    anatomy = find_anatomy(loaded.model)
-    widths = [_width(anatomy, bits, *formats, signs) for bits in WIDTHS]
+        opening: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}
+        loaded = load_checkpoint(checkpoint, **opening)
+    found = look(loaded.model, **formats)
     if as_json:
-        print_json(_described(loaded, anatomy, widths))
+        print_json({"checkpoint": loaded.name, "file_bytes": loaded.file_bytes, **found.to_dict()})
         return
-    _print_tree(loaded, anatomy)
-    _print_widths(widths, f"every matrix at one width ({formats[0]} and alike, vectors {vectors})")
-
-
-def _width(anatomy: "Anatomy", bits: int, kind: Any, vectors: Any, signs: bool) -> dict[str, Any]:
-    """What the whole network takes at one width (32 is float32), truly and by the paper's convention."""
-    from dataclasses import replace
-
-    from qslm.allocation import Allocation
-    from qslm.report.paper import paper_bytes
-
-    allocation = plain = Allocation.float32(anatomy)
-    if bits < 32:
-        narrow = replace(kind, bits=bits)
-        allocation = Allocation.uniform(anatomy, narrow, vectors=vectors, signs=signs)
-        plain = Allocation.uniform(anatomy, narrow, signs=False)
-    footprint, paper = allocation.footprint(), paper_bytes(plain)
-    return {
-        "bits": bits,
-        "file_bytes": footprint.file,
-        "tensor_bytes": footprint.tensors,
-        "scale_bytes": footprint.scales,
-        "saving": 1 - footprint.tensors / anatomy.float32_bytes,
-        "paper_bytes": paper,
-        "paper_saving": 1 - paper / anatomy.float32_bytes,
-    }
-
-
-def _described(loaded: Any, anatomy: "Anatomy", widths: list[dict[str, Any]]) -> dict[str, Any]:
-    total = sum(site.numel for site in anatomy.sites)
-    return {
-        "checkpoint": loaded.name,
-        "file_bytes": loaded.file_bytes,
-        "parameters": total,
-        "float32_bytes": anatomy.float32_bytes,
-        "blocks": [_block(anatomy, block, total) for block in anatomy.blocks],
-        "widths": widths,
-    }
-
-
-def _block(anatomy: "Anatomy", block: str, total: int) -> dict[str, Any]:
-    count = sum(site.numel for site in anatomy.sites_of(block))
-    modules = [_module(anatomy, block, module, total) for module in anatomy.modules(block)]
-    return {"block": block, "parameters": count, "share": count / total, "modules": modules}
-
-
-def _module(anatomy: "Anatomy", block: str, module: str, total: int) -> dict[str, Any]:
-    sites = anatomy.sites_of(block, module)
-    count = sum(site.numel for site in sites)
-    described = [
-        {
-            "site": site.name,
-            "shape": list(site.shape),
-            "parameters": site.numel,
-            "kind": site.kind,
-            "binarized": site.binarized,
-            "aliases": list(site.aliases),
-        }
-        for site in sites
-    ]
-    return {"module": module, "parameters": count, "share": count / total, "sites": described}
+    _print_tree(loaded, found.anatomy)
+    _print_widths(found.widths, f"every matrix at one width ({formats['template']} and alike, vectors {vectors})")
 
 
 def _print_tree(loaded: Any, anatomy: "Anatomy") -> None:
@@ -141,18 +82,18 @@ def _dim(text: str) -> Any:
     return Text(text, style="dim")
 
 
-def _print_widths(widths: list[dict[str, Any]], title: str) -> None:
+def _print_widths(widths: "Sequence[Width]", title: str) -> None:
     from qslm.units import MB, MiB
 
     rows = [
         [
-            str(w["bits"]),
-            f"{w['file_bytes']:,}",
-            f"{w['file_bytes'] / MB:,.3f}",
-            f"{w['file_bytes'] / MiB:,.3f}",
-            f"{100 * w['saving']:.2f} %",
-            f"{w['paper_bytes'] / MB:,.3f}",
-            f"{100 * w['paper_saving']:.2f} %",
+            str(w.bits),
+            f"{w.file_bytes:,}",
+            f"{w.file_bytes / MB:,.3f}",
+            f"{w.file_bytes / MiB:,.3f}",
+            f"{100 * w.saving:.2f} %",
+            f"{w.paper_bytes / MB:,.3f}",
+            f"{100 * w.paper_saving:.2f} %",
         ]
         for w in widths
     ]

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ from qslm.cli.options import (
     use_threads,
 )
 from qslm.cli.output import print_json
-from qslm.cli.progress import Listener, spell_seconds
+from qslm.cli.progress import Listener
 from qslm.cli.storage import (
     DEFAULT_PRECISIONS,
     Group,
@@ -92,15 +93,9 @@ def search(
     from qslm.study import Options
     from qslm.tasks import make_task
 
-    options = Options(
-        parse_precisions(precisions),
-        template(group, symmetric),
-        vector_format(vectors),
-        signs,
-        quantizer,
-        order,  # type: ignore[arg-type]  # checked by the search
-        limit,
-    )
+    storing: Any = (parse_precisions(precisions), template(group, symmetric), vector_format(vectors), signs)
+    going: Any = (quantizer, order, limit)
+    options = Options(*storing, *going)
     with Listener() as progress:
         opening: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}
         loaded = load_checkpoint(checkpoint, **opening)
@@ -117,50 +112,39 @@ def search(
 def conduct(
     loaded: Any, task: Any, budget: "Budget", options: "Options", output: Path, progress: Listener
 ) -> "Selection":
-    """Say what will be done, do it, and write the report, also where nothing was accepted."""
+    """Search, and write the report, also where nothing was accepted."""
     from qslm.errors import StudyError
-    from qslm.report import write_report
     from qslm.study import search as run_search
 
-    announce(loaded, task, options, output, progress)
     try:
         selection = run_search(loaded, task, budget=budget, output=output, progress=progress, **vars(options))
     except StudyError:
         _report_of_failure(output, progress)
         raise
-    (output / "command.txt").write_text(shlex.join(["qslm", *sys.argv[1:]]) + "\n", encoding="utf-8")
-    write_report(output)
+    leave_report(output)
     return selection
 
 
-def announce(loaded: Any, task: Any, options: "Options", output: Path, progress: Listener) -> None:
-    """Tell how many evaluations there will be at most, and how long they will take."""
-    from qslm.anatomy import find_anatomy
-    from qslm.cli.estimate import seconds_per_evaluation
+def leave_report(output: Path) -> None:
+    """Write the report of a finished study, and the command that made it."""
+    from qslm.report import COMMAND, write_report
 
-    most = options.strategy(find_anatomy(loaded.model)).maximum_evaluations
-    seconds = seconds_per_evaluation(loaded.model, task)
-    progress.message(
-        f"{loaded.name} on {task.name}: at most {most:,} evaluations of about {seconds:.1f} s, so "
-        f"{spell_seconds(most * seconds)} at most, most often a third of it. Stop at any time: the same command "
-        f"goes on from {output}."
-    )
+    (output / COMMAND).write_text(shlex.join(["qslm", *sys.argv[1:]]) + "\n", encoding="utf-8")
+    write_report(output)
 
 
-def finish(selection: "Selection", as_json: bool) -> None:
-    """Print the answer and where it lies."""
+def finish(selection: "Selection", as_json: bool, sentences: Mapping[str, str] | None = None) -> None:
+    """Print the answer, where it lies, and what the network writes before and after, by name."""
     run = selection.run
-    paths = {
-        "run": str(run),
-        "artifact": str(selection.artifact),
-        "report": str(run / "report.html"),
-        "figures": str(run / "figures"),
-    }
+    paths = {"model": selection.artifact, "report": run / "report.html", "figures": run / "figures"}
+    sentences = sentences or {}
     if as_json:
-        print_json({**selection.to_dict(), "paths": paths})
+        shown = {name: str(path) for name, path in paths.items()}
+        print_json({**selection.to_dict(), "paths": shown, **sentences})
         return
     print_selection(selection)
-    print(f"model   {paths['artifact']}\nreport  {paths['report']}\nfigures {paths['figures']}")
+    for name, text in [*paths.items(), *sentences.items()]:
+        print(f"{name:<8} {text}")
 
 
 def _report_of_failure(output: Path, progress: Listener) -> None:

@@ -16,7 +16,6 @@ Vectors = Annotated[str, typer.Option("--vectors", help="One-dimensional paramet
 Signs = Annotated[bool, typer.Option("--signs/--no-signs", help="Store a binarized embedding as signs: 1 bit, exact.")]
 GROUPS = ("tensor", "row", "32", "64", "128")
 DEFAULT_PRECISIONS = "16 14 12 10 8 6 5 4 3 2"
-WIDTHS = (32, 16, 14, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)
 
 
 def template(group: str, symmetric: bool, bits: int = 8) -> "Format":

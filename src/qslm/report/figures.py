@@ -14,13 +14,13 @@ from qslm.report.frame import (
     frame,
     front,
     inside,
-    limit_text,
     loss_axis,
     loss_of,
     megabyte_range,
     megabyte_ticks,
     tiers_of,
 )
+from qslm.report.limits import budget_lines, line
 from qslm.report.record import Grid, Point, Record, spell_loss, spell_value
 from qslm.units import MB, format_bytes
 
@@ -43,7 +43,7 @@ def pareto(record: Record) -> Figure:
         },
         "yaxis": {"title": {"text": escape(loss_axis(record))}, "range": [low, top], **_percent(record)},
     }
-    return {"data": traces, "layout": layout | _budget_lines(record)}
+    return {"data": traces, "layout": layout | budget_lines(record)}
 
 
 def tiers(record: Record) -> Figure:
@@ -62,11 +62,11 @@ def tiers(record: Record) -> Figure:
         },
         "yaxis2": {"title": {"text": "MB"}, "domain": [0, 0.36], "rangemode": "tozero"},
     }
-    lines = _budget_lines(record)
+    lines = budget_lines(record)
     layout["shapes"] = [s for s in lines["shapes"] if s["name"] == "loss"]
     layout["annotations"] = [a for a in lines["annotations"] if a["name"] == "loss"]
     if record.limits.max_bytes is not None:
-        layout["shapes"].append(_line("bytes", "paper", "y2", y=record.limits.max_bytes / MB))
+        layout["shapes"].append(line("bytes", "paper", "y2", y=record.limits.max_bytes / MB))
     return {"data": data, "layout": layout}
 
 
@@ -227,30 +227,3 @@ def _bytes_line(record: Record, tier: str) -> Figure:
             "symbol": ["circle" if p.accepted else "circle-open" for p in points],
         },
     }
-
-
-def _budget_lines(record: Record) -> dict[str, list[Figure]]:
-    shapes, notes = [], []
-    limits = record.limits
-    if limits.max_loss is not None:
-        shapes.append(_line("loss", "paper", "y", y=limits.max_loss))
-        place = {"xref": "paper", "x": 1, "y": limits.max_loss, "xanchor": "right", "yanchor": "bottom"}
-        notes.append(_note("loss", limit_text(record), place))
-    if limits.max_bytes is not None:
-        shapes.append(_line("bytes", "x", "paper", x=limits.max_bytes / MB))
-        where = math.log10(limits.max_bytes / MB)
-        place = {"yref": "paper", "y": 1, "x": where, "xanchor": "left", "yanchor": "top"}
-        notes.append(_note("bytes", f"{limits.max_bytes / MB:.2f} MB", place))
-    return {"shapes": shapes, "annotations": notes}
-
-
-def _line(name: str, xref: str, yref: str, x: float | None = None, y: float | None = None) -> Figure:
-    xs = (0, 1) if x is None else (x, x)
-    ys = (0, 1) if y is None else (y, y)
-    ends = {"x0": xs[0], "x1": xs[1], "y0": ys[0], "y1": ys[1]}
-    style = {"color": SELECTED, "width": 1.5, "dash": "dash"}
-    return {"type": "line", "name": name, "xref": xref, "yref": yref, **ends, "line": style}
-
-
-def _note(name: str, text: str, place: Figure) -> Figure:
-    return {"name": name, "text": escape(text), "showarrow": False, "font": {"color": SELECTED}, **place}

@@ -21,7 +21,7 @@ def render(record: Record) -> str:
     drawn = {"pareto": figures.pareto(record), "tiers": figures.tiers(record)}
     if record.grid is not None:
         drawn["bits"] = figures.heat_map(record.grid)
-    sections = [_answer(record), _pareto(), _bits(record), _tiers(), _candidates(record), _provenance(record)]
+    sections = [_answer(record), _pareto(record), _bits(record), _tiers(), _candidates(record), _provenance(record)]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -118,12 +118,14 @@ def _figure(name: str, title: str, text: str, style: str = "plot") -> str:
     )
 
 
-def _pareto() -> str:
+def _pareto(record: Record) -> str:
+    judged = "its one-sided 95 % bound" if record.limits.decision == "bound" else "its measured value"
     return _figure(
         "pareto",
         "Quality against memory",
         "Each mark is one allocation, measured on the search split against the baseline, in pairs, with its two-sided"
-        " 95 % interval. Full: both promises kept. Open: not. Triangle: beyond the frame. Dashed: the budget.",
+        " 95 % interval. Full: both promises kept, the loss judged by "
+        f"{judged}. Open: not. Triangle: beyond the frame. Dashed: the budget.",
     )
 
 
@@ -138,7 +140,8 @@ def _tiers() -> str:
     return _figure(
         "tiers",
         "The search as it went",
-        "Every evaluation in order: first the whole network at one width, then a block at a time, then a module.",
+        "Every evaluation in order: first the whole network at one width, then each block alone, then blocks and"
+        " modules in turn.",
         "plot tall",
     )
 

@@ -1,0 +1,130 @@
+"""What users get wrong, and what others do to their files: status 2, one message, no traceback, nothing written."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+SURE = ("--binary-embedding", "true")
+
+
+@pytest.fixture
+def eval_text(refused, checkpoint):
+    def run(path, *options):
+        return refused("eval", checkpoint, "--task", "text", "--file", path, *SURE, *options)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "no text"), (b" \n\t\n", "no text"), (b"caf\xe9 au lait", "UTF-8"), (b"the", "")],
+)
+def test_unusable_texts(eval_text, tmp_path, content, told):
+    (tmp_path / "own.txt").write_bytes(content)
+    assert told in eval_text(tmp_path / "own.txt")
+
+
+def test_a_folder_is_no_text(eval_text, tmp_path):
+    assert str(tmp_path) in eval_text(tmp_path)
+
+
+def test_a_split_that_is_not_there(eval_text, text):
+    assert "calibrate" in eval_text(text, "--split", "calibrate")
+
+
+@pytest.mark.parametrize("line", ["fine\t2", "fine\tgood", "fine\t-1", "no tab here"])
+def test_labels_outside_the_classes(refused, classifier, tmp_path, line):
+    (tmp_path / "own.tsv").write_text(f"good\t1\nbad\t0\n{line}\n")
+    told = refused("eval", classifier, "--task", "labelled", "--file", tmp_path / "own.tsv", *SURE)
+    assert "line 3" in told
+
+
+def test_a_tokenizer_of_another_vocabulary(eval_text, text, tmp_path):
+    from qslm.data.tokenizer import train_tokenizer
+
+    train_tokenizer(text.read_text().splitlines(keepends=True) + ["zebra quagga gnu\n"] * 50, 340).save(
+        str(tmp_path / "other.json")
+    )
+    content = json.loads((tmp_path / "other.json").read_text())
+    assert len(content["model"]["vocab"]) > 300
+    (tmp_path / "own.txt").write_text("zebra quagga gnu " * 200)
+    assert "tokenizer" in eval_text(tmp_path / "own.txt", "--tokenizer", tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(refused, checkpoint, tmp_path, value):
+    state = torch.load(checkpoint / "model.pth", weights_only=True)
+    state["blocks.0.att.key.weight"][0, 0] = value
+    torch.save(state, tmp_path / "bad.pth")
+    assert "blocks.0.att.key.weight" in refused("inspect", tmp_path / "bad.pth", *SURE)
+
+
+def test_a_checkpoint_that_is_no_network(refused, tmp_path):
+    torch.save({"w": torch.zeros(3)}, tmp_path / "bad.pth")
+    refused("inspect", tmp_path / "bad.pth", *SURE)
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
+    refused("inspect", tmp_path / "bad.safetensors", *SURE)
+
+
+def test_an_altered_packed_model(refused, call, checkpoint, text, tmp_path):
+    run = tmp_path / "run"
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "500%", *SURE)
+    assert call(*words, "--windows", 10, "--precisions", "8", "--limit", 1, "-o", run).exit_code == 0
+    packed = run / "artifact" / "model.safetensors"
+    content = bytearray(packed.read_bytes())
+    content[-1] ^= 1
+    packed.write_bytes(content)
+    for words in (["verify"], ["inspect"], ["generate", "--prompt", "x"]):
+        assert "model.safetensors" in refused(words[0], run / "artifact", *words[1:])
+    packed.write_bytes(content[:-100])
+    assert "model.safetensors" in refused("verify", run / "artifact")
+
+
+def test_a_folder_that_cannot_be_written(refused, checkpoint, text):
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "5%", "--windows", 10, *SURE)
+    assert "/proc/none" in refused(*words, "-o", "/proc/none/run")
+
+
+def test_interrupted_work_says_how_to_go_on(checkpoint, text, tmp_path):
+    words = ["search", checkpoint, "--task", "text", "--file", text, "--max-rise", "5%", *SURE, "-o", tmp_path / "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qslm", *map(str, words), "--context", "8"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("baseline:"):
+            break
+    process.send_signal(signal.SIGINT)
+    shown, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "qslm: stopped; the same command goes on where it was"
+    assert "Traceback" not in told
+    assert shown == ""
+
+
+def test_the_demo_ends_with_the_table_and_two_sentences(call, checkpoint, tmp_path, monkeypatch):
+    settings = importlib.import_module("qslm.study.demo")
+    for name, value in {"CHECKPOINT": str(checkpoint), "MAX_MEMORY": "90%", "MAX_RISE": 5.0, "WINDOWS": 4}.items():
+        monkeypatch.setattr(settings, name, value)
+    text = "the river runs slowly past a small town\n" * 800
+    for split in ("train", "valid", "test"):
+        path = tmp_path / "wikitext-2" / f"wiki.{split}.tokens"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    state = torch.load(checkpoint / "model.pth", weights_only=True)
+    assert state["emb.weight"].shape == (300, 16)
+    result = call("demo", "-o", tmp_path / "run", "--data", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    for word in ("selected", "report.html", "before   The river", "after    The river"):
+        assert word in result.stdout
+    assert (tmp_path / "run" / "report.html").is_file()
