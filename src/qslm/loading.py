@@ -193,10 +193,12 @@ def _likelier_embedding(
 
 
 def _loss(model: SpikeGPT, ids: Tensor) -> float:
-    length = min(model.config.context_length, len(ids) - 1)
+    """Mean nats per token of ids (tokens,), in windows of the model's context."""
+    length, total = model.config.context_length, 0.0
     with torch.inference_mode():
-        logits = torch.cat([model(window[None])[0] for window in ids[:-1].split(length)])
-    return float(torch.nn.functional.cross_entropy(logits, ids[1:]))
+        for window, targets in zip(ids[:-1].split(length), ids[1:].split(length), strict=True):
+            total += float(torch.nn.functional.cross_entropy(model(window[None])[0], targets, reduction="sum"))
+    return total / (len(ids) - 1)
 
 
 def _digest(weights: Path, meaning: str) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from qslm.errors import TrainingError
+from qslm.formats import container
 from qslm.models.neurons import SpikeTrace
 from qslm.models.spikegpt import SpikeGPT
 from qslm.training.loop import History
@@ -33,10 +34,16 @@ def firing_rates(model: SpikeGPT, ids: Tensor, mask: Tensor | None = None) -> li
 def write_checkpoint(
     folder: Path, model: SpikeGPT, tokenizer: Tokenizer, history: History, record: dict[str, Any]
 ) -> Path:
-    """Write `model.safetensors` in float16, `config.json`, `tokenizer.json`, `training.json` and `loss.png`."""
+    """Write `model.safetensors` in float16, `config.json`, `tokenizer.json`, `training.json` and `loss.png`.
+
+    Raises TrainingError on a weight beyond float16's range.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingError(f"{name} has values beyond float16's range.", "Train with a lower rate or more decay.")
+    container.write(folder / "model.safetensors", state)
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     record = {**record, "torch": torch.__version__, "history": asdict(history)}
