@@ -52,7 +52,7 @@ def run(case: Case, data: Path | None, output: Path, progress: Listener) -> Sele
     )
     memory = parse_memory(MEMORY, find_anatomy(checkpoint.model).float32_bytes)
     budget = Budget(memory, case.limit, "points" if case.task == "sst2" else "absolute")
-    return search(checkpoint, task, budget=budget, output=output / case.task, quantizer="clip", progress=progress)
+    return search(checkpoint, task, budget=budget, output=output / case.task, progress=progress)
 
 
 def row(case: Case, selection: Selection) -> dict[str, Any]:

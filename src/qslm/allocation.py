@@ -144,6 +144,17 @@ class Allocation:
         aliases = {alias: site.name for site in self.anatomy.sites for alias in site.aliases}
         return Manifest(sites, aliases, self.quantizer)
 
+    def paper_bytes(self) -> int:
+        """Bytes as QSLM counts them: the weights alone, no scales, zero points or header; vectors in float32.
+
+        Derived: the paper does not say so, but its saving of 68.7 % is that of 10-bit matrices with float32 vectors.
+        """
+        return self.footprint().weights + 4 * sum(site.numel for site in self.anatomy.sites if site.is_vector)
+
+    def paper_saving(self) -> float:
+        """The share of the float32 bytes that is saved by the paper's count."""
+        return 1 - self.paper_bytes() / max(self.anatomy.float32_bytes, 1)
+
     def footprint(self) -> Footprint:
         """What the packed network takes, in bytes, to the byte. Raises FormatError when names collide."""
         return self._footprint

@@ -17,9 +17,7 @@ TEMPLATE = Format("integer", 8)
 class Width:
     """A network with every matrix at one bit width; 32 is float32.
 
-    `paper_bytes` counts as QSLM does: the weights alone, no scales, zero points or header, binarized embeddings as
-    any matrix, vectors in float32. Derived: the paper's saving of 68.7 % is that of 10-bit matrices with float32
-    vectors.
+    `paper_bytes` is by the paper's convention (`Allocation.paper_bytes`), with a binarized embedding as any matrix.
     """
 
     bits: int
@@ -68,16 +66,14 @@ def _width(anatomy: Anatomy, bits: int, template: Format, vectors: Format, signs
         allocation = Allocation.uniform(anatomy, narrow, vectors=vectors, signs=signs)
         plain = Allocation.uniform(anatomy, narrow, signs=False)
     footprint = allocation.footprint()
-    paper = plain.footprint().weights + 4 * sum(site.numel for site in anatomy.sites if site.is_vector)
-    whole = max(anatomy.float32_bytes, 1)
     return Width(
         bits,
         footprint.file,
         footprint.tensors,
         footprint.scales,
-        1 - footprint.tensors / whole,
-        paper,
-        1 - paper / whole,
+        1 - footprint.tensors / max(anatomy.float32_bytes, 1),
+        plain.paper_bytes(),
+        plain.paper_saving(),
     )
 
 

@@ -113,7 +113,7 @@ def test_interrupted_work_says_how_to_go_on(checkpoint, text, tmp_path):
 
 
 def test_the_demo_ends_with_the_table_and_two_sentences(call, checkpoint, tmp_path, monkeypatch):
-    settings = importlib.import_module("qslm.study.demo")
+    settings = importlib.import_module("qslm.study.demonstration")
     for name, value in {"CHECKPOINT": str(checkpoint), "MAX_MEMORY": "90%", "MAX_RISE": 5.0, "WINDOWS": 4}.items():
         monkeypatch.setattr(settings, name, value)
     text = "the river runs slowly past a small town\n" * 800

@@ -41,7 +41,6 @@ def make_budget(
 
 def print_selection(selection: "Selection") -> None:
     """Print the baseline beside what was selected."""
-    from qslm.report.paper import paper_saving
     from qslm.report.record import spell_loss, spell_value
     from qslm.units import format_bytes
 
@@ -57,7 +56,7 @@ def print_selection(selection: "Selection") -> None:
         [f"promise ({limit})", "", found.conclusion],
         ["model file", *(format_bytes(f.bytes) for f in figures)],
         ["saving against float32", "", f"{100 * chosen.saving:.2f} %"],
-        ["  as the paper counts", "", f"{100 * paper_saving(selection.allocation):.2f} %"],
+        ["  as the paper counts", "", f"{100 * selection.allocation.paper_saving():.2f} %"],
         ["saving against the file", "", f"{100 * chosen.saving_file:.2f} %"],
     ]
     print_table([f"on the {found.split} split", "baseline", "selected"], rows)

@@ -30,7 +30,7 @@ def generate(
     use_threads(threads)
     from qslm.errors import DataError
     from qslm.loading import load_checkpoint
-    from qslm.runtime.generate import generate as generate_text
+    from qslm.runtime.sampling import generate as generate_text
 
     with Listener() as progress:
         options: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}

@@ -25,7 +25,6 @@ from qslm.cli.options import (
     TaskName,
     Threads,
     Tokenizer,
-    Windows,
     use_threads,
 )
 from qslm.cli.output import print_json
@@ -46,7 +45,17 @@ if TYPE_CHECKING:
     from qslm.study import Options, Selection
 
 Precisions = Annotated[str, typer.Option("--precisions", help="Bit widths to try, from the highest to the lowest.")]
-Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rounded: minmax or clip.")]
+Quantizer = Annotated[
+    str, typer.Option("--quantizer", help="How weights are rounded: clip, or minmax as in the paper.")
+]
+SearchWindows = Annotated[
+    int | None,
+    typer.Option("--windows", min=2, help="Search on the first windows of the text only.", show_default=False),
+]
+ReportWindows = Annotated[
+    int | None,
+    typer.Option("--report-windows", min=2, help="Report on the first windows of the text only.", show_default=False),
+]
 Order = Annotated[str, typer.Option("--order", help="Order of the blocks: sensitivity, or network.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluations at most.", show_default=False)]
 
@@ -67,12 +76,13 @@ def search(
     precisions: Precisions = DEFAULT_PRECISIONS,
     group: Group = "row",
     symmetric: Symmetric = False,
-    quantizer: Quantizer = "minmax",
+    quantizer: Quantizer = "clip",
     vectors: Vectors = "float32",
     signs: Signs = True,
     order: Order = "sensitivity",
     limit: Limit = None,
-    windows: Windows = None,
+    windows: SearchWindows = None,
+    report_windows: ReportWindows = None,
     context: Context = None,
     binary_embedding: BinaryEmbedding = "auto",
     threads: Threads = None,
@@ -103,7 +113,8 @@ def search(
         choices = {"decision": decision, "prefer": prefer, "mu": mu}
         budget = make_budget(anatomy, max_memory, max_drop, max_rise, **choices)
         options.check_possible(anatomy, budget)
-        data_options: Any = {"data": data, "file": file, "context": context, "windows": windows}
+        limits = {split: n for split, n in (("search", windows), ("report", report_windows)) if n is not None}
+        data_options: Any = {"data": data, "file": file, "context": context, "windows": limits or None}
         made = make_task(task, tokenizer=loaded.tokenizer, config=loaded.config, progress=progress, **data_options)
         selection = conduct(loaded, made, budget, options, output, progress)
     finish(selection, as_json)

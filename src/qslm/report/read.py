@@ -11,7 +11,6 @@ from qslm.anatomy import Anatomy
 from qslm.errors import AllocationError, StudyError
 from qslm.evaluation import Ledger
 from qslm.formats import Format
-from qslm.report.paper import paper_saving
 from qslm.report.record import Finding, Grid, Limits, Measured, Point, Record
 from qslm.study import folder
 
@@ -152,7 +151,7 @@ def _provenance(run: Path, study: Json, selection: Json | None, allocation: Allo
     if selection is not None:
         lines.append(("work", _work(selection)))
     if allocation is not None:
-        lines.append(("saving as the paper counts", f"{100 * paper_saving(allocation):.2f} % (weights alone)"))
+        lines.append(("saving as the paper counts", f"{100 * allocation.paper_saving():.2f} % (weights alone)"))
     lines += [(f"checked: {check['name']}", str(check["finding"])) for check in study["checks"]]
     versions = {"qslm": identity["code"]["qslm"], **identity["versions"], **identity["machine"]}
     lines.append(("versions and machine", ", ".join(f"{name} {value}" for name, value in versions.items())))

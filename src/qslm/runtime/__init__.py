@@ -1,5 +1,5 @@
 """Running a model: today in PyTorch, token by token."""
 
-from qslm.runtime.generate import generate
+from qslm.runtime.sampling import generate
 
 __all__ = ["generate"]

@@ -58,7 +58,7 @@ class TieredSearch(Strategy):
         template: Format = TEMPLATE,
         vectors: Format = FLOAT32,
         signs: bool = True,
-        quantizer: str = "minmax",
+        quantizer: str = "clip",
         order: Order = "sensitivity",
         limit: int | None = None,
     ) -> None:

@@ -1,6 +1,6 @@
 """A study: one search from checkpoint to selection, and the questions that its run folder answers afterwards."""
 
-from qslm.study.demo import Demo, demo
+from qslm.study.demonstration import Demo, demo
 from qslm.study.loop import search
 from qslm.study.options import Options
 from qslm.study.reselect import select

@@ -37,7 +37,7 @@ def search(
     template: Format = TEMPLATE,
     vectors: Format = FLOAT32,
     signs: bool = True,
-    quantizer: str = "minmax",
+    quantizer: str = "clip",
     order: Order = "sensitivity",
     limit: int | None = None,
     progress: Progress = SILENT,

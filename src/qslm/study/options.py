@@ -20,7 +20,7 @@ class Options:
     template: Format = TEMPLATE
     vectors: Format = FLOAT32
     signs: bool = True
-    quantizer: str = "minmax"
+    quantizer: str = "clip"
     order: Order = "sensitivity"
     limit: int | None = None
 

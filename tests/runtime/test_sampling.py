@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models
 from qslm.data.tokenizer import END_OF_TEXT, encode
 from qslm.errors import TaskError
 from qslm.runtime import generate
-from qslm.runtime.generate import sample, stream
+from qslm.runtime.sampling import sample, stream
 
 
 @pytest.fixture

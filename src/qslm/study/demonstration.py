@@ -54,7 +54,6 @@ def demo(output: Path | str = "runs/demo", *, data: Path | None = None, progress
         task,
         budget=Budget(memory, MAX_RISE, "relative"),
         output=output,
-        quantizer="clip",
         progress=progress,
     )
     return Demo(selection, before, _sentence(load_checkpoint(selection.artifact)))
