@@ -23,7 +23,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives th
 def lm(
     output: Output,
     data: Data = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to train on in all.")] = 20_000_000,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to train on in all.")] = 24_000_000,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, help="Optimizer steps, in place of --tokens.", show_default=False),
