@@ -1,21 +1,26 @@
 """What QSLM's tiered search finds on the shipped models under the paper's constraints, from the report splits.
 
-    python benchmarks/shipped_studies.py --data DIR [--output runs/studies] [--json]
+    python benchmarks/shipped_studies.py --data DIR [--task TASK] [--output runs/studies] [--json]
 
 WikiText-2 on `spikegpt-mini`: a rise of perplexity of at most 1 and 4. SST-2 on `spikegpt-mini-sst2`: a drop of at most
-2 and 5 points. Memory: 400 MiB of the paper's 821.7, so 48.7 % of float32. A killed run goes on where it was.
+2 and 5 points. Memory: 400 MiB of the paper's 821.7, so 48.7 % of float32. One thread, so that no
+figure depends on the number of cores; run the two tasks side by side to use two. A killed run goes on where it was.
 """
 
 import argparse
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from qslm import Budget, find_anatomy, load_checkpoint, make_task, search
 from qslm.cli.progress import Listener
 from qslm.report import write_report
 from qslm.study import Selection
+from qslm.study.folder import LEDGER
 from qslm.units import MB, parse_memory
 
 MEMORY = "48.7%"
@@ -40,7 +45,7 @@ CASES = (
 
 
 def run(case: Case, data: Path | None, output: Path, progress: Listener) -> Selection:
-    """Run one case; the cases of a task share a run folder's ledger, so the second finds most of it measured."""
+    """Run one case in a run folder of its own; a case starts from what the earlier one of its task has measured."""
     checkpoint = load_checkpoint(case.checkpoint, progress=progress)
     task = make_task(
         case.task,
@@ -50,9 +55,14 @@ def run(case: Case, data: Path | None, output: Path, progress: Listener) -> Sele
         windows={"search": SEARCH_WINDOWS} if case.task == "wikitext2" else None,
         progress=progress,
     )
+    earlier = next((other for other in CASES if other.task == case.task and other != case), case)
+    ledger, known = output / case.name / LEDGER, output / earlier.name / LEDGER
+    if known.exists() and not ledger.exists():
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(known, ledger)
     memory = parse_memory(MEMORY, find_anatomy(checkpoint.model).float32_bytes)
     budget = Budget(memory, case.limit, "points" if case.task == "sst2" else "absolute")
-    return search(checkpoint, task, budget=budget, output=output / case.task, progress=progress)
+    return search(checkpoint, task, budget=budget, output=output / case.name, progress=progress)
 
 
 def row(case: Case, selection: Selection) -> dict[str, Any]:
@@ -95,12 +105,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=None, help="folder with wikitext-2/ and sst2/")
     parser.add_argument("--output", type=Path, default=Path("runs/studies"), help="folder of the run folders")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--task", choices=("wikitext2", "sst2"), default=None, help="only the cases of this task")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     rows = []
     with Listener() as progress:
-        for case in CASES:
+        for case in (case for case in CASES if arguments.task in (None, case.task)):
             rows.append(row(case, run(case, arguments.data, arguments.output, progress)))
-            write_report(arguments.output / case.task)
+            write_report(arguments.output / case.name)
     print(json.dumps({"rows": rows}, indent=2) if arguments.json else table(rows))
 
 
