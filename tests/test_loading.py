@@ -198,19 +198,40 @@ def test_automatic_embedding_is_the_likelier_one(binary, small_tokenizer, folder
     save_file(model.state_dict(), folder / "model.safetensors")
     (folder / "config.json").unlink()
     corpus = TextCorpus(text, text, text, Source("made up", "a test"))
-    monkeypatch.setattr(qslm.loading, "load_wikitext2", lambda progress: corpus)
+    monkeypatch.setattr(qslm.loading, "load_wikitext2", lambda folder, progress: corpus)
     checkpoint = load_checkpoint(folder, progress=listener)
     assert checkpoint.model.config.binary_embedding == binary
     assert any(f"taken as {'binarized' if binary else 'real'}" in message for message in listener.messages)
 
 
-def test_automatic_embedding_is_binarized_where_there_is_no_text(folder, monkeypatch):
-    def missing(progress):
-        raise DataError("no text")
+def test_automatic_embedding_is_binarized_where_there_is_no_text(folder, listener, monkeypatch):
+    def missing(folder, progress):
+        raise DataError("There is no text.")
 
     (folder / "config.json").unlink()
     monkeypatch.setattr(qslm.loading, "load_wikitext2", missing)
-    assert load_model(folder).config.binary_embedding
+    assert load_model(folder, progress=listener).config.binary_embedding
+    assert listener.messages == ["Embedding: taken as binarized, as there is no calibration text. There is no text."]
+
+
+def test_automatic_embedding_is_binarized_where_the_tokenizer_is_another(folder, listener, monkeypatch):
+    save_file(random_spikegpt(31, 12, 2, 20).state_dict(), folder / "model.safetensors")
+    (folder / "config.json").unlink()
+    corpus = TextCorpus(*["the film is good"] * 3, Source("made up", "a test"))
+    monkeypatch.setattr(qslm.loading, "load_wikitext2", lambda folder, progress: corpus)
+    assert load_model(folder, progress=listener).config.binary_embedding
+    assert "is none of 31" in listener.messages[0]
+
+
+def test_calibration_text_comes_from_the_folder_that_is_named(folder, listener, tmp_path, monkeypatch):
+    monkeypatch.delenv("QSLM_DATA", raising=False)
+    (folder / "config.json").unlink()
+    data = tmp_path / "data"
+    (data / "wikitext-2").mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        (data / "wikitext-2" / f"wiki.{split}.tokens").write_text("the film is good , the end is bad .\n" * 9)
+    load_model(folder, data=data, progress=listener)
+    assert str(data / "wikitext-2") in listener.messages[0] and "nats per token" in listener.messages[1]
 
 
 # ---- artifacts ---------------------------------------------------------------------------------------------------
@@ -235,6 +256,13 @@ def test_artifact_opens_with_its_rounded_weights(packed, network):
         assert Allocation.from_json(find_anatomy(network), checkpoint.allocation) == allocation
         assert checkpoint.tokenizer is not None
         assert checkpoint.file_bytes == allocation.footprint().file == (folder / "model.safetensors").stat().st_size
+
+
+def test_artifact_keeps_the_embedding_that_it_was_packed_with(packed):
+    folder, *_ = packed
+    assert load_model(folder, binary_embedding=True).config.binary_embedding
+    with pytest.raises(CheckpointError, match="packed and measured with binary_embedding true; false is another"):
+        load_model(folder, binary_embedding="false")
 
 
 def test_damaged_artifact_is_refused(packed):

@@ -59,13 +59,15 @@ def load_checkpoint(
     *,
     tokenizer: str | Path | None = None,
     binary_embedding: str | bool = "auto",
+    data: Path | None = None,
     progress: Progress = SILENT,
 ) -> Checkpoint:
     """Open a checkpoint file or folder, a packed artifact, the name of a shipped checkpoint, or a Hub id.
 
     `tokenizer` names a `tokenizer.json` for checkpoints that carry none. `binary_embedding` "auto" is what the
-    checkpoint's `config.json` says; else the one of lower loss on calibration text; else true (derived: the
-    published training code binarizes). Raises CheckpointError or DataError with the remedy.
+    checkpoint's `config.json` says; else the one of lower loss on calibration text (of WikiText-2 in the folder
+    `data`, or of the other sources); else true (derived: the published training code binarizes). Raises
+    CheckpointError or DataError with the remedy.
     """
     choice = str(binary_embedding).lower()
     if choice not in BINARY_EMBEDDING:
@@ -76,7 +78,7 @@ def load_checkpoint(
     given = load_tokenizer(tokenizer) if tokenizer is not None else None
     folder = path.parent if path.name == artifact.MODEL else path
     if artifact.is_artifact(folder):
-        return _open_artifact(folder, given)
+        return _open_artifact(folder, given, choice)
     weights = _weight_file(path)
     config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
     found = given or (load_tokenizer(beside) if beside.is_file() else None)
@@ -85,7 +87,7 @@ def load_checkpoint(
         config = {**config, "binary_embedding": choice == "true"}
     model = load_spikegpt(state, config, origin=str(weights))
     if "binary_embedding" not in config and found is not None and model.config.classes is None:
-        model = _likelier_embedding(model, state, config, found, str(weights), progress)
+        model = _likelier_embedding(model, state, config, found, str(weights), data, progress)
     meaning = json.dumps({"binary_embedding": model.config.binary_embedding})
     digest = _digest(weights, meaning)
     return Checkpoint(path.name, model.to(_device()), found, digest, weights.stat().st_size)
@@ -157,9 +159,15 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) and config.get("architecture") == "spikegpt" else {}
 
 
-def _open_artifact(folder: Path, tokenizer: Tokenizer | None) -> Checkpoint:
+def _open_artifact(folder: Path, tokenizer: Tokenizer | None, binary_embedding: str) -> Checkpoint:
     packed = artifact.read(folder)
     model = load_spikegpt(packed.state_dict(), packed.config, origin=str(folder))
+    packed_as = str(model.config.binary_embedding).lower()
+    if binary_embedding not in ("auto", packed_as):
+        raise CheckpointError(
+            f"{folder} was packed and measured with binary_embedding {packed_as}; {binary_embedding} is another.",
+            "Leave --binary-embedding out, or pack the checkpoint anew with it.",
+        )
     if tokenizer is None and packed.tokenizer_json is not None:
         tokenizer = parse_tokenizer(packed.tokenizer_json, str(folder / "tokenizer.json"))
     model = model.to(_device())
@@ -172,15 +180,19 @@ def _likelier_embedding(
     config: dict[str, Any],
     tokenizer: Tokenizer,
     origin: str,
+    data: Path | None,
     progress: Progress,
 ) -> SpikeGPT:
     """Return the network with a binarized or a real embedding, whichever predicts calibration text better."""
     try:
-        text = load_wikitext2(progress=progress).calibrate
-    except DataError:
+        text = load_wikitext2(data, progress).calibrate
+    except DataError as error:
+        progress.message(f"Embedding: taken as binarized, as there is no calibration text. {error.problem}")
         return model
     ids = encode(tokenizer, text[: 16 * CALIBRATION_TOKENS])[: CALIBRATION_TOKENS + 1]
-    if int(ids.max()) >= model.config.vocabulary_size:
+    largest, known = int(ids.max()), model.config.vocabulary_size
+    if largest >= known:
+        progress.message(f"Embedding: taken as binarized, as the tokenizer's id {largest:,} is none of {known:,}.")
         return model
     real = load_spikegpt(state, {**config, "binary_embedding": False}, origin=origin)
     losses = {candidate: _loss(candidate, ids) for candidate in (model, real)}
