@@ -4,7 +4,6 @@ A `put` is on the disk before it returns (rollback journal, synchronous=EXTRA), 
 any moment finds what it had measured. One process at a time writes to a ledger; another one is refused.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 from qslm.errors import LedgerError
 from qslm.evaluation.evaluation import Evaluation
 from qslm.evaluation.identity import refuse_differences
+from qslm.locking import lock_folder
 from qslm.tasks.task import Losses
 
 APPLICATION_ID = 0x51534C4D  # "QSLM"
@@ -217,17 +217,8 @@ def _numbers(blob: Any) -> np.ndarray:
 
 
 def _locked(path: Path) -> int:
-    """Lock the run folder; the system gives the lock back when the process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise LedgerError(
-            f"another study is running in {path.parent}", "wait for its end, or give another folder"
-        ) from None
-    return lock
+    problem = f"another study is running in {path.parent}"
+    return lock_folder(path.parent, LedgerError(problem, "wait for its end, or give another folder"))
 
 
 @contextmanager
