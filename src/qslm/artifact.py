@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -30,7 +30,7 @@ from qslm.formats.reading import (
     read_tensors,
     reading,
 )
-from qslm.formats.staging import Staged, commit, discard, stage
+from qslm.formats.staging import Staged, commit, discard, stage_bytes
 
 MODEL, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 ENTRY = "qslm"  # our key in config.json
@@ -116,8 +116,8 @@ def _stage_all(
     if tokenizer_json is not None:
         content = tokenizer_json.encode()
         entry["tokenizer_sha256"] = hashlib.sha256(content).hexdigest()
-        staged.append(_stage_bytes(folder / TOKENIZER, content))
-    staged.append(_stage_bytes(folder / CONFIG, _config_text(config, entry)))
+        staged.append(stage_bytes(folder / TOKENIZER, content))
+    staged.append(stage_bytes(folder / CONFIG, _config_text(config, entry)))
 
 
 def _config_text(config: dict[str, Any], entry: dict[str, Any]) -> bytes:
@@ -127,13 +127,6 @@ def _config_text(config: dict[str, Any], entry: dict[str, Any]) -> bytes:
         return json.dumps({**config, ENTRY: entry}, sort_keys=True, indent=2).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"the config is not JSON: {error}", "use texts, numbers, lists and dicts") from error
-
-
-def _stage_bytes(path: Path, content: bytes) -> Staged:
-    def fill(file: IO[bytes]) -> None:
-        file.write(content)
-
-    return stage(path, fill)
 
 
 def _packed(sites: Mapping[str, QuantizedTensor], allocation: Allocation) -> dict[str, torch.Tensor]:

@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     write(path, {"a": torch.ones(3)})
     before = path.read_bytes()
     (tmp_path / ".x.safetensors.tmp").symlink_to("/dev/full")
-    with pytest.raises(ArtifactError, match=r"No space left.*\n.*free some space"):
+    with pytest.raises(ArtifactError, match=r"No space left.*\n.*Free some space"):
         write(path, {"a": torch.zeros(100_000)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qslm.errors import TaskError
-from qslm.tasks import Losses, Task, compare, interval
+from qslm.tasks import Losses, Task, as_task, compare, interval
 from qslm.tasks.fingerprint import fingerprint
 
 
@@ -99,3 +99,43 @@ def test_equal_values_have_equal_fingerprints():
 def test_what_has_no_stable_text_is_refused():
     with pytest.raises(TaskError, match="object, which has no fingerprint"):
         fingerprint([object()])
+
+
+class Bare:
+    """Anything with the task's two methods; the batches come one by one."""
+
+    def batches(self, split):
+        yield from ([1.0, 0.0], [1.0, 1.0])
+
+    def losses(self, model, batch):
+        return Losses(np.array(batch), np.ones(len(batch)), len(batch))
+
+
+def test_anything_with_the_two_methods_is_a_task():
+    task = as_task(Bare())
+    losses = Losses.concatenate([task.losses(None, batch) for batch in task.batches("report")])
+    assert (task.name, task.metric, task.higher_is_better, len(task.batches("search"))) == ("Bare", "score", True, 2)
+    assert task.reduce(losses) == 0.75
+    assert task.fingerprint("search") == as_task(Bare()).fingerprint("search")
+    assert interval(task, losses).low < 0.75 < interval(task, losses).high
+    assert as_task(task) is task
+
+
+def test_what_an_object_has_beside_the_two_methods_counts():
+    class Squared(Bare):
+        metric, higher_is_better = "square", False
+
+        def reduce(self, losses):
+            return float(losses.values.mean() ** 2)
+
+    task = as_task(Squared())
+    losses = Losses(np.array([1.0, 0.0, 1.0]), np.ones(3), 3)
+    assert (task.metric, task.higher_is_better) == ("square", False)
+    assert task.reduce(losses) == pytest.approx(4 / 9)
+    assert task.reduce_without_each(losses) == pytest.approx([1 / 4, 1.0, 1 / 4])
+
+
+@pytest.mark.parametrize(("given", "lacks"), [(Bare, "class"), (object(), "batches and no method losses"), (3, "3 is")])
+def test_what_is_no_task_is_refused(given, lacks):
+    with pytest.raises(TaskError, match=lacks):
+        as_task(given)

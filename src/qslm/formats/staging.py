@@ -28,6 +28,20 @@ def stage(path: Path, content: Callable[[IO[bytes]], None]) -> Staged:
     return temporary, path
 
 
+def stage_bytes(path: Path, content: bytes) -> Staged:
+    """Stage a file of known content. Raises ArtifactError."""
+
+    def fill(file: IO[bytes]) -> None:
+        file.write(content)
+
+    return stage(path, fill)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write one file, whole or not at all. Raises ArtifactError."""
+    commit([stage_bytes(path, content)])
+
+
 def commit(files: Iterable[Staged]) -> None:
     """Move staged files to their places, in order; those that were not moved are removed."""
     remaining = list(files)
@@ -63,4 +77,4 @@ def _sync_folder(folder: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> ArtifactError:
     reason = error.strerror or str(error)
-    return ArtifactError(f"cannot write {path}: {reason}", "free some space or choose another folder")
+    return ArtifactError(f"Cannot write {path}: {reason}.", "Free some space, or choose another folder.")

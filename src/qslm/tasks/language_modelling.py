@@ -12,7 +12,8 @@ from torch import nn
 from qslm.data.tokenizer import EncodedText, encode_text
 from qslm.data.wikitext2 import word_tokens
 from qslm.errors import DataError, TaskError
-from qslm.tasks.task import Floats, Losses, Task, device_of
+from qslm.tasks.perplexity import Perplexity, exp
+from qslm.tasks.task import Losses, device_of
 
 CONTEXT = 256  # tokens of a window where the model does not say
 BATCH_WINDOWS = 16  # windows in a batch, at most
@@ -27,17 +28,13 @@ class WindowBatch:
     targets: torch.Tensor
 
 
-class LanguageModelling(Task):
+class LanguageModelling(Perplexity):
     """Perplexity exp(-(1/N) sum_i log p(t_i | t_<i in its window)) over the N tokens that a split predicts.
 
     Window i has the inputs `ids[i*T : (i+1)*T]` and the targets one token later: windows do not overlap, each
     starts without memory of the one before, every token but the first is predicted once, and the last window
     may be shorter. Losses are nats, log-probabilities in float32 summed in float64.
     """
-
-    metric = "perplexity"
-    higher_is_better = False
-    unit = "window"
 
     def __init__(
         self,
@@ -96,14 +93,6 @@ class LanguageModelling(Task):
             nats = [_nats(*pair) for pair in zip(logits, batch.targets.to(device), strict=True)]
         return Losses(np.array(nats), np.full(windows, float(tokens)), windows * tokens)
 
-    def reduce(self, losses: Losses) -> float:
-        """Perplexity: exp of the mean nats per token (infinite where it outgrows a float)."""
-        return float(_exp(np.array(super().reduce(losses))))
-
-    def reduce_without_each(self, losses: Losses) -> Floats:
-        """Perplexity `(windows,)` with one window left out."""
-        return _exp(losses.without_each())
-
     def details(self, losses: Losses, split: str) -> dict[str, float]:
         """`bits_per_byte` of the predicted text in UTF-8; `word_perplexity` over a whole split of WikiText-2.
 
@@ -113,7 +102,7 @@ class LanguageModelling(Task):
         size = encoded.bytes_until(predicted) - encoded.bytes_until(0)
         details = {"bits_per_byte": nats / math.log(2) / max(size, 1)}
         if self._counts_words and self._limit(split) is None:
-            details["word_perplexity"] = float(_exp(np.array(nats / word_tokens(self._texts[split]))))
+            details["word_perplexity"] = float(exp(np.array(nats / word_tokens(self._texts[split]))))
         return details
 
     def _window_batch(self, ids: torch.Tensor, start: int, end: int) -> WindowBatch:
@@ -165,9 +154,3 @@ def _nats(logits: torch.Tensor, targets: torch.Tensor) -> float:
     """Summed negative log-likelihood of one window: logits `(tokens, vocabulary)`, targets `(tokens,)`."""
     losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     return float(losses.double().sum())
-
-
-def _exp(values: Floats) -> Floats:
-    with np.errstate(over="ignore"):
-        result: Floats = np.exp(values)
-    return result

@@ -48,7 +48,7 @@ def interval(task: Task, losses: Losses, confidence: float = CONFIDENCE) -> Inte
     value = task.reduce(losses)
     if not np.isfinite(value):
         return Interval(value, value, value)
-    if _is_proportion(task, losses):
+    if is_proportion(task, losses):
         return Interval(value, *wilson(int(losses.values.sum()), len(losses.values), _z_two_sided(confidence)))
     with np.errstate(all="ignore"):
         error = _jackknife_error(task.reduce_without_each(losses))
@@ -73,7 +73,7 @@ def compare(task: Task, candidate: Losses, baseline: Losses, kind: Kind, confide
     if not np.isfinite(task.reduce(candidate)):
         return Comparison(np.inf, np.inf, np.inf, np.inf)
     worse = _worse(task, kind)
-    if kind != "relative" and _is_proportion(task, candidate) and _is_proportion(task, baseline):
+    if kind != "relative" and is_proportion(task, candidate) and is_proportion(task, baseline):
         pair = (baseline, candidate) if task.higher_is_better else (candidate, baseline)
         return _compare_proportions(*pair, 100.0 if kind == "points" else 1.0, confidence)
     with np.errstate(all="ignore"):
@@ -113,7 +113,7 @@ def _jackknife_error(left_out: Floats | float) -> float:
     return float(np.sqrt((n - 1) / n * np.sum((values - values.mean()) ** 2)))
 
 
-def _is_proportion(task: Task, losses: Losses) -> bool:
+def is_proportion(task: Task, losses: Losses) -> bool:
     """Whether the metric is a plain share of units that are each right (1) or wrong (0)."""
     plain = type(task).reduce is Task.reduce
     return plain and bool(np.isin(losses.values, (0.0, 1.0)).all() and (losses.weights == 1.0).all())

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from qslm.errors import TaskError
 from qslm.tasks.fingerprint import fingerprint
 
 Floats = npt.NDArray[np.float64]
@@ -114,3 +115,36 @@ class Task(ABC):
     def fingerprint(self, split: str) -> str:
         """SHA-256, in hexadecimal, of the split's batches and of the metric: equal tasks have equal ones."""
         return fingerprint((self.name, self.metric, self.higher_is_better, self.unit, list(self.batches(split))))
+
+
+REQUIRED = ("batches", "losses")
+OPTIONAL = ("reduce", "reduce_without_each", "details", "fingerprint")
+ATTRIBUTES = ("name", "metric", "higher_is_better", "unit", "evaluation_split", "source")
+
+
+def as_task(given: Any) -> Task:
+    """Take anything with the methods `batches` and `losses` for a task; what it lacks is as in `Task`.
+
+    Its other methods and attributes count where it has them; its name is by default that of its class. Raises
+    TaskError when one of the two methods is missing.
+    """
+    if isinstance(given, Task):
+        return given
+    missing = [name for name in REQUIRED if not callable(getattr(given, name, None))]
+    if missing or isinstance(given, type):
+        lacks = f"it has no method {' and no method '.join(missing)}" if missing else "it is a class, not an instance"
+        raise TaskError(
+            f"{given!r:.80} is no task: {lacks}.",
+            "Give an object with the methods batches(split) and losses(model, batch), or what make_task returns.",
+        )
+
+    def batches(split: str) -> Sequence[Any]:
+        found = given.batches(split)
+        return found if isinstance(found, Sequence) else list(found)
+
+    members: dict[str, Any] = {"name": type(given).__name__}
+    members |= {name: getattr(given, name) for name in ATTRIBUTES if hasattr(given, name)}
+    methods = ["losses", *(name for name in OPTIONAL if callable(getattr(given, name, None)))]
+    members |= {name: staticmethod(getattr(given, name)) for name in methods}
+    adapted: type[Task] = type("AdaptedTask", (Task,), {**members, "batches": staticmethod(batches)})
+    return adapted()
