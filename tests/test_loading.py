@@ -19,7 +19,7 @@ from qslm.data.tokenizer import encode
 from qslm.data.wikitext2 import TextCorpus
 from qslm.errors import ArtifactError, CheckpointError, DataError, QslmError
 from qslm.formats import Format
-from qslm.loading import load_checkpoint, load_model, locate, shipped_names
+from qslm.loading import load_checkpoint, load_model, load_skeleton, locate, shipped_names
 from qslm.quantizers import RoundedSites
 
 
@@ -291,3 +291,14 @@ def test_every_failure_is_of_the_error_tree(folder):
             with pytest.raises(QslmError):
                 load_checkpoint(folder)
         (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_a_skeleton_has_the_shapes_and_no_weights(tmp_path, classes):
+    state = random_spikegpt(classes=classes).state_dict()
+    torch.save(state, tmp_path / "model.pth")
+    skeleton = load_skeleton(tmp_path)
+    assert {name: tuple(value.shape) for name, value in skeleton.state_dict().items()} == {
+        name: tuple(value.shape) for name, value in load_model(tmp_path, binary_embedding=True).state_dict().items()
+    }
+    assert all(parameter.is_meta for parameter in skeleton.parameters())

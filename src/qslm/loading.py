@@ -17,8 +17,8 @@ from qslm import artifact
 from qslm.data.tokenizer import encode, load_tokenizer, parse_tokenizer
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.errors import CheckpointError, DataError
-from qslm.models.checkpoint import SUFFIXES, load_spikegpt, read_state
-from qslm.models.spikegpt import SpikeGPT
+from qslm.models.checkpoint import SUFFIXES, infer_config, load_spikegpt, read_state
+from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -91,6 +91,22 @@ def load_checkpoint(
     meaning = json.dumps({"binary_embedding": model.config.binary_embedding})
     digest = _digest(weights, meaning)
     return Checkpoint(path.name, model.to(_device()), found, digest, weights.stat().st_size)
+
+
+def load_skeleton(source: str | Path) -> SpikeGPT:
+    """Return the network of `source` without its weights (on PyTorch's meta device): at once, however large it is.
+
+    An embedding is taken as binarized where `config.json` does not say otherwise. Raises CheckpointError.
+    """
+    path = locate(source)
+    folder = path.parent if path.name == artifact.MODEL else path
+    if artifact.is_artifact(folder):
+        config = SpikeGPTConfig.from_dict(_read_config(folder / artifact.CONFIG))
+    else:
+        weights = _weight_file(path)
+        config = infer_config(read_state(weights), _read_config(weights.with_name("config.json")), str(weights))
+    with torch.device("meta"):
+        return SpikeGPT(config)
 
 
 def locate(source: str | Path) -> Path:
