@@ -186,6 +186,19 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
                 read_state(tmp_path / name)
 
 
+def test_strided_views_are_read_and_overlapping_ones_refused(state, tmp_path):
+    vocabulary, width = state["emb.weight"].shape
+    padded = torch.randn(vocabulary * width + 50)  # a storage with room for every value and more
+    for view in (padded[:-50].view(width, vocabulary).T, padded[50:].view(vocabulary, width)):
+        torch.save(state | {"emb.weight": view}, tmp_path / "m.pth")
+        assert torch.equal(load(tmp_path / "m.pth").emb.weight, view)
+    for strides in ((1, 1), (0, 1), (width - 1, 1), (2, 2)):
+        view = padded.as_strided((vocabulary, width), strides)
+        torch.save(state | {"emb.weight": view}, tmp_path / "m.pth")
+        with pytest.raises(CheckpointError, match="not stored in full"):
+            load(tmp_path / "m.pth")
+
+
 def test_a_shape_beyond_the_storage_is_refused(state, tmp_path):
     for huge in (torch.zeros(1).expand(1 << 40, 12), torch.zeros(1, 12).expand(31, 12)):
         torch.save(state | {"emb.weight": huge}, tmp_path / "m.pth")

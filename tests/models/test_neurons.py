@@ -14,6 +14,7 @@ from qslm.models.neurons import IF, LIF, Neuron, SpikeTrace, fused_lif, heavisid
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 70))  # (batch, tokens, channels)
 THRESHOLD_CASES = [2.0, np.nextafter(np.float32(2), np.float32(0)).item(), 1.0, 0.0, -0.0, 3.5, -5.0, 1e30]
+EXTREMES = [math.inf, -math.inf, math.nan]
 
 
 @st.composite
@@ -21,12 +22,17 @@ def currents(draw, dtype):
     """Currents of which some hit the threshold exactly."""
     shape = draw(SHAPES)
     width = 32 if dtype is np.float32 else 64
-    elements = st.floats(-4, 8, width=width) | st.sampled_from(THRESHOLD_CASES)
+    elements = st.floats(-4, 8, width=width) | st.sampled_from([*THRESHOLD_CASES, *EXTREMES])
     return torch.from_numpy(draw(arrays(dtype, shape, elements=elements, fill=st.sampled_from([2.0, 1.5, -1.0]))))
 
 
 def plain(x, v=None, trace=None):
     return Neuron.forward(LIF(), x, v, trace)
+
+
+def same(one, other):
+    """Whether two tensors are equal, NaN where the other has NaN."""
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(0.5), other.nan_to_num(0.5))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -37,13 +43,13 @@ def test_kernel_gives_the_bits_of_the_plain_recurrence(dtype):
         fused_trace, plain_trace = SpikeTrace(), SpikeTrace()
         spikes, membrane = fused_lif(x, None, fused_trace)
         expected, expected_membrane = plain(x, None, plain_trace)
-        assert torch.equal(spikes, expected) and torch.equal(membrane, expected_membrane)
-        assert torch.equal(fused_trace.potentials[0], plain_trace.potentials[0])
+        assert torch.equal(spikes, expected) and same(membrane, expected_membrane)
+        assert same(fused_trace.potentials[0], plain_trace.potentials[0])
         cut = x.shape[1] // 2
         if cut:
             first, v = fused_lif(x[:, :cut])
             second, v = fused_lif(x[:, cut:], v)
-            assert torch.equal(torch.cat((first, second), 1), spikes) and torch.equal(v, membrane)
+            assert torch.equal(torch.cat((first, second), 1), spikes) and same(v, membrane)
 
     check()
 
@@ -55,6 +61,29 @@ def test_lif_follows_its_equation():
     assert trace.potentials[0].flatten().tolist() == [1.5, 0.0, 1.0, 0.25, 0.375, 4.6875]
     assert spikes.flatten().tolist() == [1, 0, 1, 0, 0, 1]
     assert v.tolist() == [[0.0]]
+
+
+def test_an_infinite_current_fires_and_is_forgotten():
+    x = torch.tensor([math.inf, 3.0, 1.0]).view(1, -1, 1)
+    for run in (fused_lif, plain):
+        spikes, v = run(x)
+        assert spikes.flatten().tolist() == [1, 1, 0] and v.tolist() == [[0.5]]
+
+
+def test_the_hard_reset_has_the_gradient_of_its_product():
+    generator = torch.Generator().manual_seed(8)
+    h = (2 * torch.randn(5, 9, generator=generator)).requires_grad_()
+    spike = (h.detach() >= 1).float().requires_grad_()
+    upstream = torch.randn(5, 9, generator=generator)
+    results = []
+    for v in (LIF().reset(h, spike), h * (1 - spike)):
+        results.append((v, *torch.autograd.grad(v, (h, spike), upstream)))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_a_neuron_says_how_it_charges_and_resets():
+    with pytest.raises(TypeError, match="abstract"):
+        Neuron()
 
 
 def test_if_follows_its_equation():

@@ -4,8 +4,9 @@ import pytest
 import torch
 from networks.spikegpt import random_ids, random_spikegpt
 
+import qslm.models.parity
 from qslm.errors import CheckpointError
-from qslm.models.parity import check_recurrent
+from qslm.models.parity import Parity, check_recurrent
 from qslm.models.spikegpt import LayerState, SpikeGPT
 
 # (vocabulary, width, layers, ffn_width, tokens)
@@ -64,6 +65,18 @@ def test_a_state_that_leaks_between_sequences_is_noticed():
     model.__class__ = Leaky
     with pytest.raises(CheckpointError, match="logits by"):
         check_recurrent(model, random_ids(model, 4, 30))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_spike_within_rounding_of_the_threshold_may_differ_in_float32_only(dtype, monkeypatch):
+    near = Parity(spikes=10, flipped=1, margin=5e-10, outputs=0.0)
+    monkeypatch.setattr(qslm.models.parity, "compare_forms", lambda model, ids: near)
+    model = random_spikegpt(dtype=dtype)
+    if dtype == torch.float32:
+        assert check_recurrent(model, random_ids(model, 1, 3)) == near
+        return
+    with pytest.raises(CheckpointError, match="1 of 10 spikes"):
+        check_recurrent(model, random_ids(model, 1, 3))
 
 
 def test_a_network_of_nan_is_noticed():

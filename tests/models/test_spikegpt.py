@@ -5,7 +5,7 @@ import pytest
 import torch
 from networks.spikegpt import random_ids, random_spikegpt
 
-from qslm.errors import CheckpointError
+from qslm.errors import CheckpointError, TaskError
 from qslm.loading import load_model
 from qslm.models.neurons import SpikeTrace
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
@@ -149,6 +149,38 @@ def test_classifier_does_not_predict_tokens():
     model = random_spikegpt(classes=2)
     with pytest.raises(CheckpointError, match="classifier"):
         model.step(torch.tensor([0]), model.initial_state(1))
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (torch.zeros(1, 0, dtype=torch.long), "shape"),
+        (torch.zeros(0, 4, dtype=torch.long), "shape"),
+        (torch.zeros(4, dtype=torch.long), "shape"),
+        (torch.zeros(1, 2, 3, dtype=torch.long), "shape"),
+        (torch.zeros(1, 4), "float32"),
+        (torch.zeros(1, 4, dtype=torch.bool), "bool"),
+        (torch.tensor([[0, 31]]), "from 0 to 31, but the model's vocabulary has 31"),
+        (torch.tensor([[2, -1]]), "from -1 to 2"),
+    ],
+    ids=str,
+)
+def test_ids_that_are_no_tokens_are_refused(ids, told):
+    model = random_spikegpt(31)
+    with pytest.raises(TaskError, match=told):
+        model(ids)
+    with pytest.raises(TaskError, match=told):
+        model.advance(ids, model.initial_state(1))
+    with pytest.raises(TaskError, match=told):
+        random_spikegpt(31, classes=2)(ids)
+
+
+def test_ids_may_be_int32_and_a_mask_must_fit():
+    model = random_spikegpt(31, classes=2)
+    ids = random_ids(model, 2, 5)
+    assert torch.equal(model(ids.int()), model(ids))
+    with pytest.raises(TaskError, match=r"mask has the shape \(2, 4\)"):
+        model(ids, torch.ones(2, 4, dtype=torch.bool))
 
 
 def test_config_survives_its_dictionary():

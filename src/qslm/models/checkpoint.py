@@ -16,7 +16,7 @@ from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 BLOCK_KEY = re.compile(r"blocks\.(\d+)\.")
-ROWS_CHECKED_AT_ONCE = 1 << 22  # values
+VALUES_CHECKED_AT_ONCE = 1 << 22
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ def infer_config(state: Mapping[str, Tensor], config: Mapping[str, Any], origin:
 
 def check_finite(tensor: Tensor, name: str) -> None:
     """Raise CheckpointError when `tensor` holds NaN or infinity; reads it piece by piece."""
-    for piece in tensor.reshape(-1).split(ROWS_CHECKED_AT_ONCE):
+    for piece in tensor.reshape(-1).split(VALUES_CHECKED_AT_ONCE):
         bad = int((~torch.isfinite(piece)).sum())
         if bad:
             raise CheckpointError(f"{name} holds NaN or infinity ({bad} values at least).", "Train or convert it anew.")
@@ -132,6 +132,11 @@ def _is_stored(tensor: Tensor) -> bool:
     """Whether every value has its own place in memory: not sparse, not without data, not expanded."""
     if tensor.layout != torch.strided or tensor.is_meta:
         return False
+    reach = 1  # places that the axes so far span; a wider step of the next one cannot meet them
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < reach:
+            return False
+        reach += stride * (size - 1)
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 

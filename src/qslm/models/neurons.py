@@ -5,6 +5,7 @@ token. Its membrane potential after reset, `v` of shape (batch, channels), is th
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -58,20 +59,39 @@ def heaviside(x: Tensor, alpha: float = 2.0) -> Tensor:
     return spikes
 
 
-class Neuron(nn.Module):
+class HardReset(torch.autograd.Function):
+    """v = 0 where there is a spike, else h; differentiated as the equal h * (1 - s).
+
+    The product itself would make NaN of an infinite potential: inf * 0.
+    """
+
+    @staticmethod
+    def forward(ctx, h: Tensor, spike: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        """Return the potential after the reset, any shape."""
+        ctx.save_for_backward(h, spike)
+        return torch.where(spike != 0, torch.zeros_like(h), h)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        """Return the gradients of h and of the spike."""
+        h, spike = ctx.saved_tensors
+        return gradient * (1 - spike), -(gradient * h)
+
+
+class Neuron(nn.Module, ABC):
     """A spiking neuron with threshold 1; a subclass says how current charges the membrane and how a spike resets it."""
 
     def __init__(self, alpha: float = 2.0) -> None:
         super().__init__()
         self.alpha = alpha
 
+    @abstractmethod
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
         """Return the potential h before the reset from the potential v after the last one; (batch, channels)."""
-        raise TypeError(f"{type(self).__name__} does not say how it charges")
 
+    @abstractmethod
     def reset(self, h: Tensor, spike: Tensor) -> Tensor:
         """Return the potential v after the reset; (batch, channels)."""
-        raise TypeError(f"{type(self).__name__} does not say how it resets")
 
     def forward(self, x: Tensor, v: Tensor | None = None, trace: SpikeTrace | None = None) -> tuple[Tensor, Tensor]:
         """Return the spikes of x (batch, tokens, channels) and the membrane potential (batch, channels) after them."""
@@ -117,7 +137,8 @@ class LIF(Neuron):
 
     def reset(self, h: Tensor, spike: Tensor) -> Tensor:
         """Return h where there is no spike, else 0."""
-        return h * (1 - spike)
+        v: Tensor = HardReset.apply(h, spike)
+        return v
 
     def forward(self, x: Tensor, v: Tensor | None = None, trace: SpikeTrace | None = None) -> tuple[Tensor, Tensor]:
         """Return the spikes of x (batch, tokens, channels) and the membrane potential (batch, channels) after them."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qslm.errors import CheckpointError
+from qslm.errors import CheckpointError, TaskError
 from qslm.models.neurons import LIF, SpikeTrace, heaviside
 from qslm.models.wkv import empty_state, wkv
 
@@ -52,7 +52,7 @@ class SpikeGPTConfig:
         missing = {"vocabulary_size", "width", "layers", "ffn_width"} - set(sizes)
         if bad or missing or type(flag) is not bool:
             raise CheckpointError(
-                f"config.json does not describe a SpikeGPT: unusable {bad or sorted(missing) or flag!r}",
+                f"config.json does not describe a SpikeGPT: unusable {bad or sorted(missing) or flag!r}.",
                 "Each size is a positive integer and binary_embedding is true or false.",
             )
         return cls(**sizes, binary_embedding=flag)
@@ -203,7 +203,9 @@ class SpikeGPT(nn.Module):
         """Map ids (batch, tokens) to logits (batch, tokens, vocabulary), or (batch, classes) for a classifier.
 
         `mask` (batch, tokens) is True on real tokens; a classifier averages over those. `trace` records the spikes.
+        Raises TaskError when the ids are no tokens of this network.
         """
+        self._check(ids, mask)
         x, _ = self.hidden(ids, None, trace)
         if self.config.classes is None:
             return self.head(x)
@@ -235,7 +237,8 @@ class SpikeGPT(nn.Module):
     ) -> tuple[Tensor, list[LayerState]]:
         """Map ids (batch, tokens) to logits (batch, tokens, vocabulary) and the state after them; language model."""
         if self.config.classes is not None:
-            raise CheckpointError("a classifier does not predict tokens", "Load a language model.")
+            raise CheckpointError("A classifier does not predict tokens.", "Load a language model.")
+        self._check(ids)
         x, state = self.hidden(ids, state, trace)
         return self.head(x), state
 
@@ -245,3 +248,23 @@ class SpikeGPT(nn.Module):
         """Map one token a sequence, ids (batch,), to logits (batch, vocabulary) and the state after it."""
         logits, state = self.advance(ids[:, None], state, trace)
         return logits[:, 0], state
+
+    def _check(self, ids: Tensor, mask: Tensor | None = None) -> None:
+        """Raise TaskError unless ids (batch, tokens) are words of the vocabulary, one or more, and the mask fits."""
+        if ids.dim() != 2 or ids.dtype not in (torch.int32, torch.int64) or ids.numel() == 0:
+            raise TaskError(
+                f"The ids have the shape {tuple(ids.shape)} and the type {ids.dtype}.",
+                "Give integers (batch, tokens), one token or more.",
+            )
+        smallest, largest = (int(extreme) for extreme in ids.aminmax())
+        if smallest < 0 or largest >= self.config.vocabulary_size:
+            raise TaskError(
+                f"The ids reach from {smallest:,} to {largest:,}, but the model's vocabulary has "
+                f"{self.config.vocabulary_size:,} tokens.",
+                "Encode the text with the tokenizer that the model was trained with.",
+            )
+        if mask is not None and mask.shape != ids.shape:
+            raise TaskError(
+                f"The mask has the shape {tuple(mask.shape)}, the ids have {tuple(ids.shape)}.",
+                "Give one value of the mask for each token.",
+            )
