@@ -31,6 +31,15 @@ def test_a_text_has_two_halves_and_all(text_file, small_tokenizer):
     assert task.batches("all")[0].ids.shape == (16, 16)
 
 
+def test_paths_may_be_texts(text_file, table_file, small_tokenizer):
+    text = make_task("text", tokenizer=small_tokenizer, config=LANGUAGE, file=str(text_file))
+    assert text.source == str(text_file) and text.batches("all")
+    table = make_task("labelled", tokenizer=small_tokenizer, config=CLASSIFIER, file=str(table_file))
+    assert table.batches("all")
+    with pytest.raises(DataError, match="no wikitext-2"):
+        make_task("wikitext2", tokenizer=small_tokenizer, config=LANGUAGE, data=str(text_file.parent))
+
+
 def test_the_context_is_the_models_unless_it_is_given(text_file, small_tokenizer):
     for config, context, expected in [(LANGUAGE, None, 16), (LANGUAGE, 5, 5), ({}, None, 256)]:
         task = make_task("text", tokenizer=small_tokenizer, config=config, file=text_file, context=context)

@@ -155,13 +155,26 @@ def test_perplexity_covers_the_truth_with_uneven_windows():
     assert 0.93 <= covered <= 0.97
 
 
-def test_fewer_than_two_units_are_refused():
-    with pytest.raises(TaskError, match="two or more"):
-        interval(Plain(), ones([1.0]))
-    with pytest.raises(TaskError, match="two or more"):
+def test_one_unit_has_a_value_and_a_proportion_its_interval():
+    found = interval(Plain(), ones([1.0]))
+    z2 = 1.959963984540054**2
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(1 / (1 + z2)), pytest.approx(1.0))
+    alone = interval(FastExpMean(False), Losses(np.array([6.0]), np.array([3.0]), 3))
+    assert alone.value == pytest.approx(np.exp(2)) and np.isnan([alone.low, alone.high]).all()
+    weighted = interval(Plain(), Losses(np.array([4.0, 0.0]), np.array([1.0, 0.0]), 2))
+    assert weighted.value == 4.0 and np.isnan([weighted.low, weighted.high]).all()
+
+
+def test_two_units_are_compared_and_fewer_refused():
+    with pytest.raises(TaskError, match="2 or more"):
         compare(Plain(), ones([1.0]), ones([1.0]), "points")
-    with pytest.raises(TaskError, match="two or more"):
-        interval(Plain(), Losses(np.ones(2), np.array([1.0, 0.0]), 2))
+    with pytest.raises(TaskError, match="1 of 2 units have a weight: 2 or more"):
+        losses = Losses(np.ones(2), np.array([1.0, 0.0]), 2)
+        compare(Plain(), losses, losses, "absolute")
+    with pytest.raises(TaskError, match="1 or more"):
+        interval(Plain(), ones([]))
+    with pytest.raises(TaskError, match="negative"):
+        interval(Plain(), Losses(np.ones(2), np.array([1.0, -1.0]), 2))
 
 
 def test_other_units_are_refused():

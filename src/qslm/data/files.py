@@ -27,8 +27,7 @@ class LabelledText:
 
 
 def load_text_file(path: Path | str) -> str:
-    """The text of a UTF-8 file, unchanged. Raises DataError when it is unreadable, not UTF-8, or has no
-    words."""
+    """The text of a UTF-8 file, unchanged. Raises DataError when it is unreadable, not UTF-8, or has no words."""
     path = Path(path)
     text = read_text(path)
     if not text.strip():
@@ -56,14 +55,16 @@ def load_labelled_file(path: Path | str, classes: int | None = None) -> Labelled
     """Read lines of `sentence<TAB>label`; a first line `sentence<TAB>label` is a header.
 
     Labels are the numbers 0 to `classes` - 1. White space around a sentence is dropped; a sentence may be
-    empty and may hold tabs itself. Raises DataError, with file and line, when a tab is missing or a label is
-    none of the classes.
+    empty and may hold tabs itself. Blank lines at the end are passed over. Raises DataError, with file and line,
+    when a tab is missing or a label is none of the classes.
     """
     path = Path(path)
-    lines = read_text(path).removeprefix("\ufeff").removesuffix("\n").split("\n")
+    lines = read_text(path).removeprefix("\ufeff").split("\n")
     rows = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, start=1)]
     if tuple(part.strip().lower() for part in rows[0][1].split("\t")) == HEADER:
         del rows[0]
+    while rows and not rows[-1][1].strip(" "):
+        del rows[-1]
     if not any(line.strip() for _, line in rows):
         raise DataError(f"{path} holds no sentences.", "Give lines of the form: sentence<TAB>label.")
     pairs = [_parse_line(line, f"{path}, line {number}", classes) for number, line in rows]

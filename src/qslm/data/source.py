@@ -20,8 +20,7 @@ Rows = Mapping[str, Sequence[Any]]  # split -> rows
 
 @dataclass(frozen=True)
 class Source:
-    """What was read: a data set's name, the place it came from, and whether it is the data that was asked
-    for."""
+    """What was read: a data set's name, the place it came from, and whether it is the data that was asked for."""
 
     name: str
     origin: str
@@ -69,8 +68,7 @@ def read_text(path: Path) -> str:
 
 
 def from_hub(load: Callable[[Any], Rows], name: str, progress: Progress = SILENT) -> Rows | None:
-    """What `load(datasets)` reads from the Hugging Face Hub, or None, with a message, where that is not
-    possible."""
+    """What `load(datasets)` reads from the Hugging Face Hub, or None, with a message, where that is not possible."""
     if importlib.util.find_spec("datasets") is None:
         progress.message(f"{name}: `datasets` is not installed, so the Hugging Face Hub is not asked.")
         return None

@@ -87,8 +87,7 @@ def split_search(
 
 
 def outermost_phrases(phrases: Sequence[Words]) -> list[int]:
-    """Indices, ascending, of the phrases of eight words or more that are no contiguous part of another
-    one."""
+    """Indices, ascending, of the phrases of eight words or more that are no contiguous part of another one."""
     found: list[int] = []
     seen: dict[Words, list[Words]] = {}  # the first eight words of a place -> the phrase from that place on
     for index in sorted(range(len(phrases)), key=lambda index: (-len(phrases[index]), index)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from qslm.errors import DataError
+from qslm.errors import DataError, TaskError
 
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -150,6 +150,15 @@ def _pieces(text: str) -> Iterator[str]:
 def _is_byte_level(tokenizer: Tokenizer) -> bool:
     kind = tokenizer.pre_tokenizer
     return isinstance(kind, pre_tokenizers.ByteLevel) and not kind.add_prefix_space and kind.use_regex
+
+
+def check_vocabulary(largest: int, vocabulary_size: int | None) -> None:
+    """Raise TaskError when the id `largest` is not in a vocabulary of this size (None: not known)."""
+    if vocabulary_size is not None and largest >= vocabulary_size:
+        raise TaskError(
+            f"The tokenizer gives the id {largest:,}, but the model's vocabulary has {vocabulary_size:,} tokens.",
+            "Give the tokenizer that the model was trained with (--tokenizer FILE).",
+        )
 
 
 def padding_id(tokenizer: Tokenizer) -> int:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from qslm.data.files import LabelledText
-from qslm.data.tokenizer import END_OF_TEXT, encode_all, padding_id
+from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, encode_all, padding_id
 from qslm.errors import DataError, TaskError
 from qslm.progress import SILENT, Progress
 from qslm.tasks.task import Losses, Task, device_of
@@ -101,7 +101,7 @@ class Classification(Task):
 
     def _encode(self, labelled: LabelledText, split: str) -> list[list[int]]:
         encoded = [ids or [self._empty_id()] for ids in encode_all(self._tokenizer, labelled.sentences)]
-        self._check_ids(encoded)
+        check_vocabulary(max(padding_id(self._tokenizer), *map(max, encoded)), self._vocabulary_size)
         long = sum(len(ids) > self._context for ids in encoded)
         if long:
             self._progress.message(
@@ -123,15 +123,6 @@ class Classification(Task):
         found = self._tokenizer.token_to_id(END_OF_TEXT)
         return padding_id(self._tokenizer) if found is None else int(found)
 
-    def _check_ids(self, encoded: list[list[int]]) -> None:
-        largest = max(padding_id(self._tokenizer), *(max(ids) for ids in encoded))
-        if self._vocabulary_size is not None and largest >= self._vocabulary_size:
-            raise TaskError(
-                f"The tokenizer gives the id {largest:,}, but the model's vocabulary has "
-                f"{self._vocabulary_size:,} tokens.",
-                "Give the tokenizer that the model was trained with (--tokenizer FILE).",
-            )
-
     def _check_logits(self, logits: torch.Tensor, batch: SentenceBatch) -> None:
         if logits.dim() == 3:
             raise TaskError(
@@ -147,8 +138,7 @@ class Classification(Task):
 
 
 def _buckets(encoded: list[list[int]]) -> list[list[int]]:
-    """Places of sentences, batch by batch: one padded length each, shortest first, as many as a batch may
-    hold."""
+    """Places of sentences, batch by batch: one padded length each, shortest first, as many as a batch may hold."""
     by_length: dict[int, list[int]] = {}
     for unit, ids in enumerate(encoded):
         by_length.setdefault(_padded(len(ids)), []).append(unit)

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from qslm.data.tokenizer import EncodedText, encode_text
+from qslm.data.tokenizer import EncodedText, check_vocabulary, encode_text
 from qslm.data.wikitext2 import word_tokens
 from qslm.errors import DataError, TaskError
 from qslm.tasks.perplexity import Perplexity, exp
@@ -51,10 +51,9 @@ class LanguageModelling(Perplexity):
     ) -> None:
         """Take the text of each split.
 
-        context: tokens of a window. windows: measure only so many of the first ones, of every
-        split or by the split's name. vocabulary_size: the
-        model's, to be checked against the ids. counts_words: give the perplexity per word, as WikiText counts
-        words.
+        context: tokens of a window. windows: measure only so many of the first ones, of every split or by the
+        split's name. vocabulary_size: the model's, to be checked against the ids. counts_words: give the perplexity
+        per word, as WikiText counts words.
         """
         limits = windows.values() if isinstance(windows, Mapping) else [] if windows is None else [windows]
         if context < 1 or any(limit < 1 for limit in limits):
@@ -132,13 +131,7 @@ class LanguageModelling(Perplexity):
     def _check_ids(self, ids: torch.Tensor, split: str) -> None:
         if len(ids) < 2:
             raise DataError(f"The split {split} of {self.name} has {len(ids)} tokens.", "Give a longer text.")
-        largest = int(ids.max())
-        if self._vocabulary_size is not None and largest >= self._vocabulary_size:
-            raise TaskError(
-                f"The tokenizer gives the id {largest:,}, but the model's vocabulary has "
-                f"{self._vocabulary_size:,} tokens.",
-                "Give the tokenizer that the model was trained with (--tokenizer FILE).",
-            )
+        check_vocabulary(int(ids.max()), self._vocabulary_size)
 
     def _check_logits(self, logits: torch.Tensor, batch: WindowBatch) -> None:
         largest = int(batch.targets.max())

@@ -28,8 +28,8 @@ def make_task(
     *,
     tokenizer: Tokenizer | None,
     config: Mapping[str, Any],
-    data: Path | None = None,
-    file: Path | None = None,
+    data: Path | str | None = None,
+    file: Path | str | None = None,
     context: int | None = None,
     windows: int | Mapping[str, int] | None = None,
     progress: Progress = SILENT,
@@ -39,11 +39,12 @@ def make_task(
     wikitext2, sst2: published data (`data` is a folder that has them). text, labelled: the user's own `file`,
     whose split "all" is the whole of it; for a search, "search" is its first half and "report" its second (of
     a table, halves drawn with a fixed seed), and there is no "calibrate". context: tokens of a window or of a
-    sentence, by default the model's. windows: measure only so many of the first ones, of
-    every split or by the split's name.
+    sentence, by default the model's. windows: measure only so many of the first ones, of every split or by the
+    split's name.
 
     Raises TaskError when the model does not suit the task, DataError when the data is missing or unusable.
     """
+    data, file = (None if path is None else Path(path) for path in (data, file))
     _check_request(name, config, file, windows)
     if tokenizer is None:
         raise TaskError(f"The task {name} needs a tokenizer, and the checkpoint has none.", "Give --tokenizer FILE.")

@@ -1,5 +1,6 @@
 """Intervals: of a metric, and of how much worse one model is than another on the same units."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -26,8 +27,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much worse a candidate is than the baseline (positive is worse), in the unit of the comparison's
-    kind.
+    """How much worse a candidate is than the baseline (positive is worse), in the unit of the comparison's kind.
 
     low, high: the two-sided interval. bound: the one-sided upper bound at the same confidence.
     """
@@ -39,17 +39,19 @@ class Comparison:
 
 
 def interval(task: Task, losses: Losses, confidence: float = CONFIDENCE) -> Interval:
-    """The metric of `losses` and its interval: Wilson's for a proportion, else the jackknife's over the
-    units.
+    """The metric of `losses` and its interval: Wilson's for a proportion, else the jackknife's over the units.
 
-    Raises TaskError when there are fewer than two units.
+    One unit alone says nothing of how units vary: its limits are NaN, but for a proportion. Raises TaskError when
+    there is no unit.
     """
-    _check(losses)
+    _check(losses, least=1)
     value = task.reduce(losses)
     if not np.isfinite(value):
         return Interval(value, value, value)
     if is_proportion(task, losses):
         return Interval(value, *wilson(int(losses.values.sum()), len(losses.values), _z_two_sided(confidence)))
+    if np.count_nonzero(losses.weights) < 2:
+        return Interval(value, math.nan, math.nan)
     with np.errstate(all="ignore"):
         error = _jackknife_error(task.reduce_without_each(losses))
     reach = _t(0.5 + confidence / 2, losses) * error
@@ -67,8 +69,8 @@ def compare(task: Task, candidate: Losses, baseline: Losses, kind: Kind, confide
     Raises TaskError when the units differ, when there are fewer than two, when the baseline is not finite,
     and for points of a metric that falls as models get better.
     """
-    _check(candidate)
-    _check(baseline)
+    _check(candidate, least=2)
+    _check(baseline, least=2)
     _check_pair(task, candidate, baseline, kind)
     if not np.isfinite(task.reduce(candidate)):
         return Comparison(np.inf, np.inf, np.inf, np.inf)
@@ -104,8 +106,7 @@ def _worse(task: Task, kind: Kind) -> Callable[[Floats | float, Floats | float],
 
 
 def _jackknife_error(left_out: Floats | float) -> float:
-    """Standard error sqrt((n-1)/n sum_i (s_i - mean s)^2) of a statistic with the values s_i without unit
-    i."""
+    """Standard error sqrt((n-1)/n sum_i (s_i - mean s)^2) of a statistic with the values s_i without unit i."""
     values = np.asarray(left_out)
     n = len(values)
     if not np.isfinite(values).all():
@@ -119,15 +120,18 @@ def is_proportion(task: Task, losses: Losses) -> bool:
     return plain and bool(np.isin(losses.values, (0.0, 1.0)).all() and (losses.weights == 1.0).all())
 
 
-def _check(losses: Losses) -> None:
+def _check(losses: Losses, least: int) -> None:
     if losses.values.shape != losses.weights.shape or losses.values.ndim != 1:
         raise TaskError(
             f"Losses of shape {losses.values.shape} have weights of shape {losses.weights.shape}.",
             "Give one loss and one weight for each unit.",
         )
-    if np.count_nonzero(losses.weights > 0) < 2 or (losses.weights < 0).any():
+    if (losses.weights < 0).any():
+        raise TaskError("A weight of the losses is negative.", "Give the number of losses that a unit sums.")
+    counted = np.count_nonzero(losses.weights > 0)
+    if counted < least:
         raise TaskError(
-            f"{len(losses.values)} unit(s) give no confidence interval: two or more are needed.",
+            f"{counted} of {len(losses.values)} units have a weight: {least} or more are needed.",
             "Give more data, or a shorter --context.",
         )
 
