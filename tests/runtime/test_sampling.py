@@ -38,6 +38,22 @@ def test_same_seed_gives_the_same_text(model, small_tokenizer):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_prompt_costs_the_logits_of_its_last_token_alone(model, small_tokenizer, monkeypatch):
+    rows = []
+    head = model.head.forward
+    monkeypatch.setattr(model.head, "forward", lambda x: (rows.append(x.numel() // x.shape[-1]), head(x))[1])
+    generate(model, small_tokenizer, "the film is good . " * 50, tokens=3, temperature=0)
+    assert rows and set(rows) == {1}
+
+
+def test_between_two_tokens_gradients_are_the_callers(model, small_tokenizer):
+    model.head.weight[0] = 0
+    for _ in stream(model, small_tokenizer, "the film", 3, 0.0, 1.0, seed=0):
+        assert not torch.is_inference_mode_enabled()
+        x = torch.ones(2, requires_grad=True)
+        assert x.square().sum().requires_grad
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64, 10**30])
 def test_any_integer_is_a_seed(seed, model, small_tokenizer):
     assert generate(model, small_tokenizer, "a", tokens=1, seed=seed)
@@ -113,7 +129,7 @@ def test_classifier_is_refused(small_tokenizer):
 
 
 def test_tokenizer_of_more_words_is_refused(small_tokenizer):
-    with pytest.raises(TaskError, match="the network knows 31"):
+    with pytest.raises(TaskError, match="vocabulary has 31 tokens"):
         generate(random_spikegpt(31), small_tokenizer, "the film")
 
 

@@ -6,9 +6,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from qslm.data.tokenizer import END_OF_TEXT, encode
+from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, encode
 from qslm.errors import TaskError
-from qslm.models.spikegpt import SpikeGPT
+from qslm.models.spikegpt import LayerState, SpikeGPT
 
 
 def generate(
@@ -32,27 +32,27 @@ def stream(
     model: SpikeGPT, tokenizer: Tokenizer, prompt: str, tokens: int, temperature: float, top_p: float, seed: int
 ) -> Iterator[int]:
     """Yield the ids that follow `prompt`, until the end-of-text token or `tokens` of them."""
-    _check(model, tokenizer, tokens, temperature, top_p)
+    _check(model, tokens, temperature, top_p)
     generator = torch.Generator().manual_seed(seed % 2**63)
     end = tokenizer.token_to_id(END_OF_TEXT)
     ids = encode(tokenizer, prompt)
     if len(ids) == 0:
         ids = torch.tensor([end if end is not None else 0])
-    if int(ids.max()) >= model.config.vocabulary_size:
-        raise TaskError(
-            f"The tokenizer gives id {int(ids.max())}, the network knows {model.config.vocabulary_size} words.",
-            "Give the tokenizer that belongs to the checkpoint.",
-        )
-    with torch.inference_mode():
-        device = model.ln_out.weight.device
-        logits, state = model.advance(ids[None].to(device), model.initial_state(1))
-        logits = logits[:, -1]
-        for _ in range(tokens):
-            token = sample(logits[0].cpu(), temperature, top_p, generator)
-            if token == end:
-                return
-            yield token
-            logits, state = model.step(torch.tensor([token], device=device), state)
+    check_vocabulary(int(ids.max()), model.config.vocabulary_size)
+    logits, state = _advance(model, ids, model.initial_state(1))
+    for _ in range(tokens):
+        token = sample(logits.cpu(), temperature, top_p, generator)
+        if token == end:
+            return
+        yield token
+        logits, state = _advance(model, torch.tensor([token]), state)
+
+
+@torch.inference_mode()  # here and not around the loop: at a yield it would reach into the caller's code
+def _advance(model: SpikeGPT, ids: Tensor, state: list[LayerState]) -> tuple[Tensor, list[LayerState]]:
+    """Return the logits (vocabulary,) after ids (tokens,), of the last one alone, and the state."""
+    x, state = model.hidden(ids[None].to(model.ln_out.weight.device), state, None)
+    return model.head(x[:, -1:])[0, 0], state
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
@@ -67,7 +67,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
 
 
-def _check(model: SpikeGPT, tokenizer: Tokenizer, tokens: int, temperature: float, top_p: float) -> None:
+def _check(model: SpikeGPT, tokens: int, temperature: float, top_p: float) -> None:
     if model.config.classes is not None:
         raise TaskError("A classifier does not generate text.", "Load a language model.")
     if tokens < 0 or not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
