@@ -79,6 +79,18 @@ def test_shipped_name_opens(folder, network, monkeypatch):
         load_model("chekpoint")
 
 
+def test_where_nothing_is_shipped_none_is_named(tmp_path, hub, monkeypatch):
+    monkeypatch.setattr(qslm.loading, "SHIPPED", tmp_path)
+    hub.snapshot_download = lambda *_, **__: 1 / 0
+    for source, remedy in (
+        ("chekpoint", "Give a path, or a Hub id."),
+        ("someone/model", "Check the name and the network, or give a path."),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            load_model(source)
+        assert caught.value.remedy == remedy
+
+
 @pytest.mark.parametrize(
     "source", ["", "nothing", "no/such/folder", "none.pth", "a/none.safetensors", "\0", "x" * 5000]
 )
@@ -256,6 +268,17 @@ def test_artifact_opens_with_its_rounded_weights(packed, network):
         assert Allocation.from_json(find_anatomy(network), checkpoint.allocation) == allocation
         assert checkpoint.tokenizer is not None
         assert checkpoint.file_bytes == allocation.footprint().file == (folder / "model.safetensors").stat().st_size
+
+
+def test_run_folder_names_its_artifact(packed, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "study.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="has packed no model"):
+        load_checkpoint(run)
+    packed[0].rename(run / "artifact")
+    with pytest.raises(CheckpointError, match=f"run folder of a study.\nGive the packed model in it: {run}/artifact"):
+        load_checkpoint(run)
 
 
 def test_artifact_keeps_the_embedding_that_it_was_packed_with(packed):

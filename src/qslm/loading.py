@@ -123,12 +123,19 @@ def locate(source: str | Path) -> Path:
     problem = f"There is no checkpoint {str(source)!r}: no such file or folder, and none of that name is shipped"
     if HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES:
         return _fetch(str(source), problem)
-    raise CheckpointError(f"{problem}.", f"Give a path, a Hub id, or one of: {', '.join(shipped_names())}.")
+    raise CheckpointError(f"{problem}.", f"Give a path{_or_shipped('a Hub id')}.")
 
 
 def shipped_names() -> list[str]:
     """Return the names of the checkpoints that come with the package."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
+
+
+def _or_shipped(*others: str) -> str:
+    """The end of a remedy that names what else may be given, and the shipped checkpoints if there are any."""
+    names = shipped_names()
+    choices = [*others, *([f"one of: {', '.join(names)}"] if names else [])]
+    return "".join(f", or {choice}" if choice is choices[-1] else f", {choice}" for choice in choices)
 
 
 def _device() -> torch.device:
@@ -145,13 +152,15 @@ def _fetch(hub_id: str, problem: str) -> Path:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{problem}, and the Hub did not give it: {reason}.",
-            f"Check the name and the network, or give a path or one of: {', '.join(shipped_names())}.",
+            f"Check the name and the network, or give a path{_or_shipped()}.",
         ) from error
 
 
 def _weight_file(path: Path) -> Path:
     if path.is_file():
         return path
+    if (path / "study.json").is_file():
+        raise _run_folder(path)
     named = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
     found = named[:1] or sorted(
         file for file in path.iterdir() if file.suffix in SUFFIXES and file.name != "training.pt"
@@ -162,6 +171,16 @@ def _weight_file(path: Path) -> Path:
             f"The folder {path} should hold one weight file; it holds {listed}.", "Name the file itself."
         )
     return found[0]
+
+
+def _run_folder(path: Path) -> CheckpointError:
+    packed = path / "artifact"
+    if artifact.is_artifact(packed):
+        return CheckpointError(f"{path} is the run folder of a study.", f"Give the packed model in it: {packed}.")
+    return CheckpointError(
+        f"{path} is the run folder of a study that has packed no model.",
+        "Give the checkpoint, or let the study end: the same command goes on where it was.",
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
