@@ -413,8 +413,17 @@ def test_what_is_an_artifact(tmp_path):
     assert not artifact.is_artifact(tmp_path / "nothing")
     (tmp_path / "config.json").write_text("[" * 100_000)
     assert not artifact.is_artifact(tmp_path)
-    with pytest.raises(ArtifactError, match="No such file"):
+    with pytest.raises(ArtifactError, match=r"nothing is not the folder of a packed model: it has no config\.json"):
         artifact.read(tmp_path / "nothing")
+    with pytest.raises(ArtifactError, match="File name too long"):
+        artifact.read(tmp_path / ("n" * 300))
+
+
+def test_the_artifact_in_a_run_folder_is_named(tmp_path):
+    packed(tmp_path / "artifact")
+    with pytest.raises(ArtifactError) as caught:
+        artifact.verify(tmp_path)
+    assert caught.value.remedy == f"Give the packed model in it: {tmp_path / 'artifact'}."
 
 
 def test_a_sign_site_survives(tmp_path):

@@ -37,7 +37,7 @@ ENTRY = "qslm"  # our key in config.json
 
 _LARGEST_JSON = 1 << 28  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_ALTERED = "the artifact was damaged or altered; write it again or fetch it again"
+_ALTERED = "The artifact was damaged or altered: write it again or fetch it again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,10 @@ def _stage_all(
     staged.append(model)
     size, promised = model[0].stat().st_size, allocation.footprint().file
     if size != promised:
-        raise ArtifactError(f"the model takes {size:,} bytes, {promised:,} were promised", "report this error")
+        raise ArtifactError(
+            f"The model takes {size:,} bytes, where its allocation promises {promised:,}.",
+            "Write it again. If this repeats, it is a fault of qslm: please report it with the allocation.",
+        )
     entry: dict[str, Any] = {"bytes": size, "sha256": digest}
     if tokenizer_json is not None:
         content = tokenizer_json.encode()
@@ -126,7 +129,7 @@ def _config_text(config: dict[str, Any], entry: dict[str, Any]) -> bytes:
         entry["config_sha256"] = hashlib.sha256(canonical_json(config).encode()).hexdigest()
         return json.dumps({**config, ENTRY: entry}, sort_keys=True, indent=2).encode() + b"\n"
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"the config is not JSON: {error}", "use texts, numbers, lists and dicts") from error
+        raise ArtifactError(f"The config is not JSON: {error}.", "Use texts, numbers, lists and dicts.") from error
 
 
 def _packed(sites: Mapping[str, QuantizedTensor], allocation: Allocation) -> dict[str, torch.Tensor]:
@@ -135,8 +138,8 @@ def _packed(sites: Mapping[str, QuantizedTensor], allocation: Allocation) -> dic
         rounded = sites[site.name]
         if (rounded.format, rounded.shape) != (format, site.shape):
             raise AllocationError(
-                f"{site.name} is {rounded.format} {list(rounded.shape)}, not {format} {list(site.shape)}",
-                "round the sites with the allocation that is written",
+                f"{site.name} is {rounded.format} {list(rounded.shape)}, not {format} {list(site.shape)}.",
+                "Round the sites with the allocation that is written.",
             )
         tensors |= rounded.stored(site.name)
     return tensors
@@ -147,8 +150,8 @@ def _make(folder: Path) -> bool:
         existed = folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"cannot make the folder {folder}: {error.strerror or error}"
-        raise ArtifactError(problem, "choose a folder that can be written") from error
+        problem = f"The folder {folder} cannot be made: {error.strerror or error}."
+        raise ArtifactError(problem, "Choose a folder that can be written.") from error
     return not existed
 
 
@@ -164,7 +167,7 @@ def _refuse_foreign(folder: Path) -> None:
         except ArtifactError:
             foreign = True
     if foreign:
-        raise ArtifactError(f"{folder} holds another model", "choose an empty folder")
+        raise ArtifactError(f"{folder} holds another model.", "Choose an empty folder.")
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
@@ -187,9 +190,9 @@ def read(folder: Path | str) -> Artifact:
     with reading(path):
         size = path.stat().st_size
         if size != entry["bytes"]:
-            raise ArtifactError(f"{path} has {size:,} bytes, {CONFIG} says {entry['bytes']:,}", _ALTERED)
+            raise ArtifactError(f"{path} has {size:,} bytes, {CONFIG} says {entry['bytes']:,}.", _ALTERED)
         if file_digest(path) != entry["sha256"]:
-            raise ArtifactError(f"the sha256 of {path} is not the one in {CONFIG}", _ALTERED)
+            raise ArtifactError(f"The sha256 of {path} is not the one in {CONFIG}.", _ALTERED)
         found = read_header(path)
         manifest = Manifest.parse(metadata_of(found))
         manifest.check(found, size)
@@ -220,20 +223,32 @@ def _read_sites(path: Path, manifest: Manifest) -> Iterator[tuple[str, Quantized
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json without our entry, and the entry with its types checked."""
     path = folder / CONFIG
+    with reading(path):
+        present = path.exists()
+    if not present:
+        raise ArtifactError(
+            f"{folder} is not the folder of a packed model: it has no {CONFIG}.", f"Give {_packed_folder(folder)}."
+        )
     config = parse_object(read_bytes(path, _LARGEST_JSON), str(path))
     match entry := config.pop(ENTRY, None):
         case {"bytes": int(), "sha256": str(model), "config_sha256": str(digest)} if _DIGEST.fullmatch(model):
             if digest != _config_digest(config, path):
-                raise ArtifactError(f"{path} is not as it was written", _ALTERED)
+                raise ArtifactError(f"{path} is not as it was written.", _ALTERED)
             return config, entry
-    raise ArtifactError(f"{path} does not describe a packed model of qslm", "check the path")
+    raise ArtifactError(f"{path} does not describe a packed model of qslm.", f"Give {_packed_folder(folder)}.")
+
+
+def _packed_folder(folder: Path) -> str:
+    """What to give in place of `folder`: the artifact in it, where it is the run folder of a study."""
+    packed = folder / "artifact"
+    return f"the packed model in it: {packed}" if is_artifact(packed) else "a folder that `qslm search` packed"
 
 
 def _config_digest(config: dict[str, Any], path: Path) -> str:
     try:
         return hashlib.sha256(canonical_json(config).encode()).hexdigest()
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} has numbers or a depth that JSON has not", _ALTERED) from error
+        raise ArtifactError(f"{path} has numbers or a depth that JSON has not.", _ALTERED) from error
 
 
 def _read_tokenizer(path: Path, digest: object) -> str | None:
@@ -241,8 +256,8 @@ def _read_tokenizer(path: Path, digest: object) -> str | None:
         return None
     content = read_bytes(path, _LARGEST_JSON)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ArtifactError(f"{path} is not as it was written", _ALTERED)
+        raise ArtifactError(f"{path} is not as it was written.", _ALTERED)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path} is not UTF-8", _ALTERED) from error
+        raise ArtifactError(f"{path} is not UTF-8.", _ALTERED) from error
