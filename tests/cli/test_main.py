@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from qslm.cli.options import use_threads
 
 VERBS = ("demo", "inspect", "search", "select", "eval", "verify", "generate", "train", "data")
 
@@ -73,7 +76,7 @@ def test_a_full_disk_under_stdout_is_told(checkpoint):
             timeout=120,
         )
     assert done.returncode == 2
-    assert done.stderr.startswith("qslm: error: no space left on device")
+    assert done.stderr.startswith("qslm: error: No space left on device.")
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 
@@ -97,3 +100,33 @@ def test_json_is_alone_on_stdout(checkpoint):
     done = run("inspect", checkpoint, "--json", "--binary-embedding", "true")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["parameters"] > 1000
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_of_the_output_will_do(checkpoint, encoding):
+    words = (
+        "generate",
+        checkpoint,
+        "--prompt",
+        "caf\u00e9 \u2603 \U0001f600",
+        "--tokens",
+        2,
+        "--binary-embedding",
+        "true",
+    )
+    options = {"env": {**os.environ, "PYTHONIOENCODING": encoding}, "encoding": encoding}
+    done = run(*words, **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("caf")
+    done = run(*words, "--json", **options)
+    assert json.loads(done.stdout)["prompt"] == "caf\u00e9 \u2603 \U0001f600"
+
+
+def test_more_threads_than_a_machine_bears_are_refused(refused, checkpoint, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert "Give --threads 8 at most." in refused("generate", checkpoint, "--prompt", "x", "--threads", 9)
+    use_threads(8)
+    use_threads(None)
+    assert asked == [8]

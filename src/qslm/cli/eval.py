@@ -1,5 +1,6 @@
 """`qslm eval`: measure a checkpoint or a packed model on a task."""
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -49,8 +50,9 @@ def evaluate(
     from qslm.tasks import make_task
 
     with Listener() as progress:
-        options: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}
-        loaded = load_checkpoint(checkpoint, **options)
+        loaded = load_checkpoint(
+            checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, data=data, progress=progress
+        )
         made = make_task(
             task,
             tokenizer=loaded.tokenizer,
@@ -63,6 +65,8 @@ def evaluate(
         )
         chosen = split or made.evaluation_split
         evaluation = measure(loaded.model, made, chosen, progress)
+        if math.isnan(evaluation.low):
+            progress.message(f"One {made.unit} gives no interval: how {made.unit}s vary is not known from one.")
     result = _result(loaded, made, chosen, evaluation)
     if as_json:
         print_json(result)
@@ -96,7 +100,7 @@ def _print(result: dict[str, Any]) -> None:
     value, low, high = (spell_value(metric, result[name]) for name in ("value", "low", "high"))
     rows = [
         [metric, value],
-        ["95 % interval", f"{low} to {high}"],
+        ["95 % interval", "none" if math.isnan(result["low"]) else f"{low} to {high}"],
         [f"{result['unit']}s", f"{result['samples']:,}"],
         ["file", format_bytes(result["bytes"])],
         ["seconds", f"{result['seconds']:.1f}"],

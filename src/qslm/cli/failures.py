@@ -16,6 +16,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 RESUMABLE = ("search", "demo", "train")
 TRACEBACK = "QSLM_TRACEBACK"
 
+OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+
 STORAGE = {
     errno.ENOSPC: "Free some space there, or give another folder.",
     errno.EDQUOT: "Free some space there, or give another folder.",
@@ -40,14 +42,21 @@ def explain(error: BaseException, verb: str) -> int:
         return _silence_stdout()
     if isinstance(error, OSError):
         return _say(_system_message(error), STORAGE.get(error.errno or 0, ""), BAD_INPUT)
-    if isinstance(error, MemoryError):
-        return _say("the memory of this machine does not suffice", "Close other programs.", BAD_INPUT)
+    if _lacks_memory(error):
+        remedy = "Close other programs, or ask for less: a smaller network, or fewer tokens at once."
+        return _say("The memory of this machine does not suffice.", remedy, BAD_INPUT)
     return _internal(error)
 
 
 def _system_message(error: OSError) -> str:
-    reason = (error.strerror or str(error) or type(error).__name__).lower()
-    return f"{error.filename}: {reason}" if error.filename else reason
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason[:1].lower()}{reason[1:]}." if error.filename else f"{reason}."
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; PyTorch tells it as a RuntimeError, and one beyond 2^63 bytes as an overflow."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return told or isinstance(error, MemoryError)
 
 
 def _say(problem: str, remedy: str, status: int) -> int:

@@ -1,6 +1,6 @@
 """`qslm generate`: go on with a prompt."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,12 +33,12 @@ def generate(
     from qslm.runtime.sampling import generate as generate_text
 
     with Listener() as progress:
-        options: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}
-        loaded = load_checkpoint(checkpoint, **options)
+        loaded = load_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
     if loaded.tokenizer is None:
         raise DataError(f"{checkpoint} has no tokenizer.", "Give --tokenizer FILE.")
-    drawing: Any = {"tokens": tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    text = generate_text(loaded.model, loaded.tokenizer, prompt, **drawing)
+    text = generate_text(
+        loaded.model, loaded.tokenizer, prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed
+    )
     if as_json:
         print_json({"checkpoint": loaded.name, "prompt": prompt, "text": text, "seed": seed})
     else:

@@ -1,5 +1,8 @@
 """The entry point of `qslm`; nothing heavy is imported before a verb needs it, so that help is quick."""
 
+import codecs
+import io
+import json
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -70,7 +73,18 @@ app.add_typer(train.app, name="train")
 
 def run() -> None:
     """Run the command line and leave with its exit status."""
+    codecs.register_error("qslm.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="qslm.escape")
     sys.exit(_flushed(_status()))
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Write what an output's encoding lacks as JSON does, \\u00e9 for e acute: so JSON stays JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _status() -> int:

@@ -1,9 +1,12 @@
 """The options that several verbs share, each defined once."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from qslm.errors import QslmError
 
 Checkpoint = Annotated[
     str,
@@ -78,12 +81,28 @@ Decision = Annotated[
         help="What must keep the limit: the one-sided 95 % bound, or the measured point as in the paper.",
     ),
 ]
-Prefer = Annotated[str, typer.Option("--prefer", help="Which accepted candidate is selected: smallest, or by score.")]
-Mu = Annotated[float, typer.Option("--mu", help="Of the score: points of the metric per unit of memory ratio.")]
+Prefer = Annotated[
+    str | None,
+    typer.Option(
+        "--prefer",
+        help="Which accepted candidate is selected: smallest, or by score; score where --mu is given.",
+        show_default=False,
+    ),
+]
+Mu = Annotated[
+    float | None,
+    typer.Option("--mu", help="Of the score: points of the metric per unit of memory ratio.", show_default=False),
+]
+
+
+THREADS_PER_CORE = 4  # that may be asked for; a mistyped 100000 would bring the machine down
 
 
 def use_threads(count: int | None) -> None:
-    """Fix how many threads PyTorch computes with; None leaves its choice."""
+    """Fix how many threads PyTorch computes with; None leaves its choice. Raises QslmError when they are too many."""
+    most = THREADS_PER_CORE * (os.cpu_count() or 1)
+    if count is not None and count > most:
+        raise QslmError(f"{count:,} threads are too many for this machine.", f"Give --threads {most} at most.")
     if count is not None:
         import torch
 
