@@ -35,3 +35,20 @@ def test_the_tree_adds_up(model):
     assert sum(block["share"] for block in tree["blocks"]) == pytest.approx(1)
     names = [site["site"] for block in tree["blocks"] for module in block["modules"] for site in module["sites"]]
     assert sorted(names) == sorted(model.state_dict())
+
+
+def test_blocks_modules_and_sites_have_their_bytes_at_every_width(model):
+    inspection = inspect(model, template=Format.parse("int8-g32"))
+    tree = inspection.to_dict()
+    blocks = tree["blocks"]
+    modules = [module for block in blocks for module in block["modules"]]
+    sites = [site for module in modules for site in module["sites"]]
+    for width in inspection.widths:
+        for level in (blocks, modules, sites):
+            assert sum(part["bytes"][str(width.bits)] for part in level) == width.tensor_bytes
+            assert sum(part["share"] for part in level) == pytest.approx(1)
+    key = next(site for site in sites if site["site"] == "blocks.1.ffn.key.weight")  # 40 x 16, one group a row
+    assert key["bytes"]["32"] == 40 * 16 * 4
+    assert key["bytes"]["4"] == 40 * 16 // 2 + 40 * 2 + 40 // 2  # codes, scales of two bytes, zero points
+    embedding = next(site for site in sites if site["site"] == "emb.weight")  # 50 x 16 signs
+    assert embedding["bytes"]["8"] == embedding["bytes"]["4"] == 50 * 16 // 8

@@ -1,13 +1,14 @@
 """What a network is made of, and what its file would take at every bit width."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy, find_anatomy
-from qslm.formats import FLOAT32, INTEGER_BITS, Format
+from qslm.anatomy import Anatomy, Site, find_anatomy
+from qslm.formats import FLOAT32, INTEGER_BITS, Format, data_bytes, stored_tensors
 
 WIDTHS = (32, *sorted(INTEGER_BITS, reverse=True))
 TEMPLATE = Format("integer", 8)
@@ -31,19 +32,52 @@ class Width:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The anatomy of a network and its bytes at every width."""
+    """The anatomy of a network, and its bytes at every width: of the file, and of each site by width and name."""
 
     anatomy: Anatomy
     widths: tuple[Width, ...]
+    site_bytes: Mapping[int, Mapping[str, int]] = field(repr=False)  # scales and zero points included
+
+    def size(self, sites: Sequence[Site], bits: int) -> int:
+        """Bytes of these sites with every matrix at one width."""
+        return sum(self.site_bytes[bits][site.name] for site in sites)
+
+    def share(self, sites: Sequence[Site]) -> float:
+        """Share of the network's parameters that these sites hold."""
+        return sum(site.numel for site in sites) / max(self.anatomy.float32_bytes // 4, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The tree of blocks, modules and sites with parameters and shares, and the widths, as JSON values."""
-        total = sum(site.numel for site in self.anatomy.sites)
+        """The tree of blocks, modules and sites, each with parameters, share and bytes, and the widths, for JSON."""
         return {
-            "parameters": total,
+            "parameters": self.anatomy.float32_bytes // 4,
             "float32_bytes": self.anatomy.float32_bytes,
-            "blocks": [_block(self.anatomy, block, total) for block in self.anatomy.blocks],
+            "blocks": [self._block(block) for block in self.anatomy.blocks],
             "widths": [vars(width) for width in self.widths],
+        }
+
+    def _block(self, block: str) -> dict[str, Any]:
+        modules = [self._module(block, module) for module in self.anatomy.modules(block)]
+        return {"block": block, **self._counts(self.anatomy.sites_of(block)), "modules": modules}
+
+    def _module(self, block: str, module: str) -> dict[str, Any]:
+        sites = self.anatomy.sites_of(block, module)
+        return {"module": module, **self._counts(sites), "sites": [self._site(site) for site in sites]}
+
+    def _site(self, site: Site) -> dict[str, Any]:
+        return {
+            "site": site.name,
+            "shape": list(site.shape),
+            **self._counts((site,)),
+            "kind": site.kind,
+            "binarized": site.binarized,
+            "aliases": list(site.aliases),
+        }
+
+    def _counts(self, sites: Sequence[Site]) -> dict[str, Any]:
+        return {
+            "parameters": sum(site.numel for site in sites),
+            "share": self.share(sites),
+            "bytes": {str(width.bits): self.size(sites, width.bits) for width in self.widths},
         }
 
 
@@ -56,16 +90,17 @@ def inspect(
     one-dimensional parameters; `signs` stores a binarized embedding as signs. Raises AllocationError.
     """
     anatomy = find_anatomy(model)
-    return Inspection(anatomy, tuple(_width(anatomy, bits, template, vectors, signs) for bits in WIDTHS))
-
-
-def _width(anatomy: Anatomy, bits: int, template: Format, vectors: Format, signs: bool) -> Width:
-    allocation = plain = Allocation.float32(anatomy)
-    if bits < 32:
+    allocations = {32: Allocation.float32(anatomy)}
+    for bits in WIDTHS[1:]:
         narrow = replace(template, bits=bits)
-        allocation = Allocation.uniform(anatomy, narrow, vectors=vectors, signs=signs)
-        plain = Allocation.uniform(anatomy, narrow, signs=False)
-    footprint = allocation.footprint()
+        allocations[bits] = Allocation.uniform(anatomy, narrow, vectors=vectors, signs=signs)
+    widths = tuple(_width(allocation, bits) for bits, allocation in allocations.items())
+    return Inspection(anatomy, widths, {bits: _sizes(allocation) for bits, allocation in allocations.items()})
+
+
+def _width(allocation: Allocation, bits: int) -> Width:
+    footprint, anatomy = allocation.footprint(), allocation.anatomy
+    plain = Allocation.uniform(anatomy, replace(TEMPLATE, bits=bits), signs=False) if bits < 32 else allocation
     return Width(
         bits,
         footprint.file,
@@ -77,24 +112,9 @@ def _width(anatomy: Anatomy, bits: int, template: Format, vectors: Format, signs
     )
 
 
-def _block(anatomy: Anatomy, block: str, total: int) -> dict[str, Any]:
-    count = sum(site.numel for site in anatomy.sites_of(block))
-    modules = [_module(anatomy, block, module, total) for module in anatomy.modules(block)]
-    return {"block": block, "parameters": count, "share": count / max(total, 1), "modules": modules}
-
-
-def _module(anatomy: Anatomy, block: str, module: str, total: int) -> dict[str, Any]:
-    sites = anatomy.sites_of(block, module)
-    count = sum(site.numel for site in sites)
-    described = [
-        {
-            "site": site.name,
-            "shape": list(site.shape),
-            "parameters": site.numel,
-            "kind": site.kind,
-            "binarized": site.binarized,
-            "aliases": list(site.aliases),
-        }
-        for site in sites
-    ]
-    return {"module": module, "parameters": count, "share": count / max(total, 1), "sites": described}
+def _sizes(allocation: Allocation) -> dict[str, int]:
+    """Bytes of each site by its name."""
+    return {
+        site.name: sum(map(data_bytes, stored_tensors(format, site.shape, site.name)))
+        for site, format in allocation.items()
+    }

@@ -10,6 +10,9 @@ def test_inspect_prints_the_tree_and_the_bytes(call, checkpoint):
     assert result.exit_code == 0, result.stderr
     for word in ("attention 1", "att.key", "blocks.1.ffn.value.weight", "binarized", "MiB", "paper"):
         assert word in result.stdout
+    (row,) = (line for line in result.stdout.splitlines() if "blocks.1.ffn.value.weight" in line)
+    assert "16 x 32" in row
+    assert row.split()[-3:] == ["2,048", "560", "296"]  # float32; codes, scales and zero points of 16 rows
 
 
 def test_inspect_counts_what_the_file_will_have(call, checkpoint):
@@ -39,6 +42,32 @@ def test_eval_of_a_table_gives_a_fraction(call, classifier, table):
     found = json.loads(result.stdout)
     assert (found["metric"], found["samples"]) == ("accuracy", 40)
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+
+
+def test_eval_of_one_window_or_sentence_has_a_value(call, checkpoint, classifier, tmp_path):
+    (tmp_path / "own.txt").write_text("the river runs slowly")
+    words = ("eval", checkpoint, "--task", "text", "--file", tmp_path / "own.txt", *SURE)
+    result = call(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["samples"], found["low"], found["high"]) == (1, None, None) and found["value"] > 1
+    assert "One window gives no interval" in result.stderr
+    shown = call(*words).stdout
+    assert "95 % interval" in shown and "none" in shown and "nan" not in shown
+    (tmp_path / "own.tsv").write_text("a fine film\t1\n\n")
+    words = ("eval", classifier, "--task", "labelled", "--file", tmp_path / "own.tsv", *SURE)
+    found = json.loads(call(*words, "--json").stdout)
+    assert found["samples"] == 1 and 0 <= found["low"] < found["high"] <= 1
+
+
+def test_eval_calibrates_the_embedding_on_the_data_that_is_named(call, checkpoint, text, tmp_path):
+    for split in ("train", "valid", "test"):
+        path = tmp_path / "wikitext-2" / f"wiki.{split}.tokens"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text.read_text())
+    result = call("eval", checkpoint, "--task", "text", "--file", text, "--data", tmp_path, "--windows", 2)
+    assert result.exit_code == 0, result.stderr
+    assert f"from {tmp_path / 'wikitext-2'}" in result.stderr and "Embedding: binarized" in result.stderr
 
 
 def test_eval_for_people(call, checkpoint, text):

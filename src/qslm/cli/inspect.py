@@ -1,18 +1,19 @@
 """`qslm inspect`: the anatomy of a network, and what it takes at every bit width."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qslm.cli.options import BinaryEmbedding, Checkpoint, Json, Tokenizer
-from qslm.cli.output import console, print_json, print_table
+from qslm.cli.output import print_json, print_table
 from qslm.cli.progress import Listener
 from qslm.cli.storage import Group, Signs, Symmetric, Vectors, template, vector_format
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
+    from qslm.anatomy import Site
+    from qslm.inspection import Inspection, Width
+    from qslm.loading import Checkpoint as Loaded
 
-    from qslm.anatomy import Anatomy, Site
-    from qslm.inspection import Width
+SHOWN = (32, 8, 4)  # widths of which the tree tells the bytes
 
 
 def inspect(
@@ -32,54 +33,44 @@ def inspect(
     from qslm.inspection import inspect as look
     from qslm.loading import load_checkpoint
 
-    formats: Any = {"template": template(group, symmetric), "vectors": vector_format(vectors), "signs": signs}
+    stored_as = template(group, symmetric)
     with Listener() as progress:
-        opening: Any = {"tokenizer": tokenizer, "binary_embedding": binary_embedding, "progress": progress}
-        loaded = load_checkpoint(checkpoint, **opening)
-    found = look(loaded.model, **formats)
+        loaded = load_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
+    found = look(loaded.model, template=stored_as, vectors=vector_format(vectors), signs=signs)
     if as_json:
         print_json({"checkpoint": loaded.name, "file_bytes": loaded.file_bytes, **found.to_dict()})
         return
-    _print_tree(loaded, found.anatomy)
-    _print_widths(found.widths, f"every matrix at one width ({formats['template']} and alike, vectors {vectors})")
+    _print_tree(loaded, found)
+    _print_widths(found.widths, f"every matrix at one width ({stored_as} and alike, vectors {vectors})")
 
 
-def _print_tree(loaded: Any, anatomy: "Anatomy") -> None:
-    from rich.text import Text
-    from rich.tree import Tree
-
+def _print_tree(loaded: "Loaded", found: "Inspection") -> None:
     from qslm.units import format_bytes
 
-    total = sum(site.numel for site in anatomy.sites)
-    head = f"{loaded.name}: {total:,} parameters, {format_bytes(anatomy.float32_bytes)} in float32"
-    tree = Tree(Text(f"{head}, file {format_bytes(loaded.file_bytes)}"))
+    anatomy = found.anatomy
+    rows = []
     for block in anatomy.blocks:
-        branch = tree.add(_label(block, anatomy.sites_of(block), total, "bold"))
+        rows.append(_row(found, block, anatomy.sites_of(block)))
         for module in anatomy.modules(block):
-            _add_module(branch, module, anatomy.sites_of(block, module), total)
-    console().print(tree)
+            sites = anatomy.sites_of(block, module)
+            rows.append(_row(found, f"  {module}", sites))
+            rows += [_row(found, f"    {site.name}", (site,), _describe(site)) for site in sites]
+    head = f"{loaded.name}: {anatomy.float32_bytes // 4:,} parameters, {format_bytes(anatomy.float32_bytes)} in float32"
+    heads = ["block, module, site", "shape", "parameters", "share", *(f"{bits} bit" for bits in SHOWN)]
+    print_table(heads, rows, f"{head}, file {format_bytes(loaded.file_bytes)}", texts=2)
+    print(f"{SHOWN[0]} bit to {SHOWN[-1]} bit: bytes with scales and zero points; --json has them at every width.")
 
 
-def _add_module(branch: "Tree", module: str, sites: "Sequence[Site]", total: int) -> None:
-    twig = branch.add(_label(module, sites, total))
-    for site in sites:
-        shape = " x ".join(map(str, site.shape)) or "scalar"
-        marks = ["binarized"] * site.binarized + ["buffer"] * (site.kind == "buffer")
-        marks += [f"also {alias}" for alias in site.aliases]
-        twig.add(_dim(f"{site.name}  {shape}" + "".join(f", {mark}" for mark in marks)))
-
-
-def _label(name: str, sites: "Sequence[Site]", total: int, style: str = "") -> Any:
-    from rich.text import Text
-
+def _row(found: "Inspection", name: str, sites: "Sequence[Site]", shape: str = "") -> list[str]:
     count = sum(site.numel for site in sites)
-    return Text.assemble((name, style), f"  {count:,}  {100 * count / max(total, 1):.2f} %")
+    sizes = [f"{found.size(sites, bits):,}" for bits in SHOWN]
+    return [name, shape, f"{count:,}", f"{100 * found.share(sites):.2f} %", *sizes]
 
 
-def _dim(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text, style="dim")
+def _describe(site: "Site") -> str:
+    shape = " x ".join(map(str, site.shape)) or "scalar"
+    marks = ["binarized"] * site.binarized + ["buffer"] * (site.kind == "buffer")
+    return ", ".join([shape, *marks, *(f"also {alias}" for alias in site.aliases)])
 
 
 def _print_widths(widths: "Sequence[Width]", title: str) -> None:
