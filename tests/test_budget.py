@@ -33,8 +33,10 @@ def test_a_drop_of_exactly_the_limit_is_accepted_in_spite_of_rounding():
     assert Budget(None, 2.0, "points", decision="point").verdict(1, drop, drop).accepted
 
 
-def test_no_limits_accept_everything_and_nan_is_never_kept():
-    assert Budget(None, None, "absolute").verdict(10**12, math.inf, math.inf).accepted
+def test_no_limits_accept_every_number_and_what_is_none_is_never_kept():
+    assert Budget(None, None, "absolute").verdict(10**12, 1e300, math.inf).accepted
+    assert not Budget(None, None, "absolute").verdict(1, math.nan, math.nan).accepted
+    assert not Budget(None, None, "absolute").verdict(1, math.inf, math.inf).accepted
     assert not Budget(None, 2.0, "absolute").verdict(1, math.nan, math.nan).accepted
     assert not Budget(None, 2.0, "absolute").verdict(1, math.inf, math.inf).accepted
 
@@ -51,6 +53,31 @@ def test_the_selection_does_not_depend_on_the_order():
     candidates = [candidate("a", 500, loss=1.0), candidate("b", 500, loss=0.5), candidate("c", 500, loss=0.5)]
     orders = itertools.permutations(candidates)
     assert {Budget(800, 2.0, "points").select(order).key for order in orders} == {"b"}
+
+
+def test_a_candidate_without_a_number_is_never_selected_wherever_it_stands():
+    """Python's min over a NaN depends on the order."""
+    nan = candidate("nan", 100, value=math.nan, loss=math.nan)
+    candidates = [nan, candidate("a", 500, value=0.7, loss=1.0), candidate("b", 600, value=0.8, loss=0.5)]
+    for budget in (Budget(None, None, "points"), Budget(None, None, "points", prefer="score")):
+        keys = {budget.select(order).key for order in itertools.permutations(candidates)}
+        assert len(keys) == 1 and keys != {"nan"}
+    assert Budget(None, None, "points").select([nan]) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "prefer", "mu"),
+    [
+        ({}, "smallest", 0.0),
+        ({"mu": 0.0}, "score", 0.0),
+        ({"mu": 50.0}, "score", 50.0),
+        ({"mu": 50.0, "prefer": "smallest"}, "smallest", 50.0),
+        ({"prefer": "score"}, "score", 0.0),
+    ],
+)
+def test_giving_mu_asks_for_the_score_unless_something_else_is_said(options, prefer, mu):
+    budget = Budget(None, 1.0, "points", **options)
+    assert (budget.prefer, budget.mu) == (prefer, mu)
 
 
 @pytest.mark.parametrize(("mu", "key"), [(0.0, "good"), (4.9, "good"), (5.1, "small")])
@@ -137,7 +164,10 @@ def test_an_impossible_budget_names_one_that_is_possible():
         check_possible(1_000_000, 1_234_561, 10_000_000)
     assert "1,000,000 bytes" in caught.value.problem
     assert "1.24 MB (1.18 MiB, 12.4% of float32)" in caught.value.remedy
+    assert "--max-memory 1234561B" in caught.value.remedy
     check_possible(1_240_000, 1_234_561)
+    with pytest.raises(BudgetError, match=r"23\.76 kB \(23\.21 KiB\), to the byte: --max-memory 23758B"):
+        check_possible(10, 23_758)
     check_possible(None, 1_234_561)
     with pytest.raises(BudgetError, match=r"1\.24 MB \(1\.18 MiB\)"):
         check_possible(0, 1_234_561)
@@ -150,7 +180,7 @@ def test_an_impossible_budget_names_one_that_is_possible():
         (0.5, 1.0, 2.1, 2.0, "not shown"),
         (1.9, 3.0, 4.0, 2.0, "not shown"),
         (2.1, 3.0, 4.0, 2.0, "broken"),
-        (2.1, 3.0, 4.0, None, "met"),
+        (2.1, 3.0, 4.0, None, "no limit"),
         (math.inf, math.inf, math.inf, 2.0, "broken"),
     ],
 )

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from qslm.budget import Budget
     from qslm.data.overview import describe_data
     from qslm.errors import QslmError
-    from qslm.evaluation import Evaluation, evaluate
+    from qslm.evaluation import evaluate
     from qslm.formats import Format
     from qslm.inspection import inspect
     from qslm.loading import load_checkpoint, load_model
     from qslm.report import write_report
     from qslm.runtime import generate
+    from qslm.search import Options
     from qslm.study import demo, search, select
     from qslm.tasks import Losses, Task, make_task
     from qslm.training import ClassifierSettings, LanguageModelSettings, train_classifier, train_lm
@@ -33,10 +34,10 @@ HOMES = {
     "Allocation": "allocation",
     "Budget": "budget",
     "ClassifierSettings": "training",
-    "Evaluation": "evaluation",
     "Format": "formats",
     "LanguageModelSettings": "training",
     "Losses": "tasks",
+    "Options": "search",
     "QslmError": "errors",
     "Task": "tasks",
     "demo": "study",

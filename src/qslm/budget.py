@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from qslm.errors import BudgetError
-from qslm.units import MB, MiB
+from qslm.units import MB, MiB, format_bytes
 
 Kind = Literal["points", "absolute", "relative"]
 Decision = Literal["bound", "point"]
 Preference = Literal["smallest", "score"]
-Conclusion = Literal["met", "not shown", "broken"]
+Conclusion = Literal["met", "not shown", "broken", "no limit"]
 
 ROUNDING = 1e-9  # a drop of 2 points computed as 2.0000000000000004 is a drop of 2 points
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
@@ -54,18 +54,20 @@ class Budget:
 
     kind: the unit of `max_loss`: percentage points of a share, an absolute or a relative rise (0.02 is 2 %).
     decision: what has to keep `max_loss`, the one-sided bound of the loss or, as in the paper, its measured
-    value. prefer: the smallest accepted candidate, or the best by `score` with `mu`. Raises BudgetError on
-    numbers that make no budget.
+    value. prefer: the smallest accepted candidate, or the best by `score` with `mu`; where it is not said, giving
+    `mu` asks for the score. Once made, neither is None. Raises BudgetError on numbers that make no budget.
     """
 
     max_bytes: int | None
     max_loss: float | None
     kind: Kind
     decision: Decision = "bound"
-    prefer: Preference = "smallest"
-    mu: float = 0.0
+    prefer: Preference | None = None
+    mu: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prefer", self.prefer or ("smallest" if self.mu is None else "score"))
+        object.__setattr__(self, "mu", 0.0 if self.mu is None else self.mu)
         for name, value in (("max_bytes", self.max_bytes), ("max_loss", self.max_loss), ("mu", self.mu)):
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise BudgetError(f"{name} = {value} makes no budget.", "Give a number that is not negative.")
@@ -75,9 +77,12 @@ class Budget:
                 raise BudgetError(f"{name} = {getattr(self, name)!r} is not known.", f"Choose one of: {allowed}.")
 
     def verdict(self, file_bytes: int, loss: float, bound: float) -> Verdict:
-        """Judge an allocation by its file's bytes, its measured loss and the bound of that loss."""
+        """Judge an allocation by its file's bytes, its measured loss and the bound of that loss.
+
+        A loss that is no finite number keeps no budget, not even one without a limit.
+        """
         decisive = bound if self.decision == "bound" else loss
-        quality_ok = self.max_loss is None or _at_most(decisive, self.max_loss)
+        quality_ok = math.isfinite(loss) and (self.max_loss is None or _at_most(decisive, self.max_loss))
         return Verdict(quality_ok, self.max_bytes is None or file_bytes <= self.max_bytes)
 
     def select(self, candidates: Sequence[Candidate], *, higher_is_better: bool | None = None) -> Candidate | None:
@@ -90,12 +95,16 @@ class Budget:
         upwards = self.kind == "points" if higher_is_better is None else higher_is_better
         return min(accepted, key=self._order(upwards), default=None)
 
+    def score(self, value: float, memory_ratio: float, higher_is_better: bool) -> float:
+        """Eq. 1 with this budget's mu."""
+        return score(value, memory_ratio, self.mu or 0.0, higher_is_better)
+
     def _order(self, higher_is_better: bool) -> Callable[[Candidate], tuple[float | str, ...]]:
         def by_size(one: Candidate) -> tuple[float | str, ...]:
             return one.file_bytes, one.loss, one.key
 
         def by_score(one: Candidate) -> tuple[float | str, ...]:
-            worth = score(one.value, one.memory_ratio, self.mu, higher_is_better)
+            worth = self.score(one.value, one.memory_ratio, higher_is_better)
             return -worth if higher_is_better else worth, *by_size(one)
 
         return by_score if self.prefer == "score" else by_size
@@ -141,22 +150,33 @@ def check_possible(max_bytes: int | None, smallest_bytes: int, float32_bytes: in
     """
     if max_bytes is None or max_bytes >= smallest_bytes:
         return
-    nearest = f"{_up(smallest_bytes / MB, 2)} MB ({_up(smallest_bytes / MiB, 2)} MiB"
-    nearest += f", {_up(100 * smallest_bytes / float32_bytes, 1)}% of float32)" if float32_bytes else ")"
+    names, units = (("kB", "KiB"), (10**3, 2**10)) if smallest_bytes < MB else (("MB", "MiB"), (MB, MiB))
+    decimal, binary = (f"{_up(smallest_bytes / unit, 2)} {name}" for unit, name in zip(units, names, strict=True))
+    share = f", {_up(100 * smallest_bytes / float32_bytes, 1)}% of float32" if float32_bytes else ""
     raise BudgetError(
-        f"A memory budget of {max_bytes:,} bytes ({max_bytes / MB:.2f} MB, {max_bytes / MiB:.2f} MiB) cannot be kept: "
+        f"A memory budget of {max_bytes:,} bytes, {format_bytes(max_bytes)}, cannot be kept: "
         f"the smallest model file has {smallest_bytes:,} bytes.",
-        f"The nearest possible budget is {nearest}.",
+        f"The nearest possible budget is {decimal} ({binary}{share}), to the byte: --max-memory {smallest_bytes}B.",
     )
 
 
 def conclude(loss: float, low: float, high: float, limit: float | None) -> Conclusion:
     """What the report split says of the limit: "met" when the whole two-sided interval keeps it, "broken"
-    when the whole interval is beyond it, else "not shown".
+    when the whole interval is beyond it, else "not shown"; "no limit" where nothing was promised.
     """
-    if limit is None or _at_most(max(loss, high), limit):
+    if limit is None:
+        return "no limit"
+    if _at_most(max(loss, high), limit):
         return "met"
     return "not shown" if _at_most(low, limit) else "broken"
+
+
+def spell_loss(kind: str, loss: float, signed: bool = True) -> str:
+    """A loss in words of its unit: `+0.41 points`, `+1.20 %`, `+0.310`."""
+    sign = "+" if signed else ""
+    if kind == "points":
+        return f"{loss:{sign}.2f} points"
+    return f"{100 * loss:{sign}.2f} %" if kind == "relative" else f"{loss:{sign}.3f}"
 
 
 def _at_most(value: float, limit: float) -> bool:

@@ -9,9 +9,9 @@ from torch import nn
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site, find_anatomy
 from qslm.formats import FLOAT32, INTEGER_BITS, Format, data_bytes, stored_tensors
+from qslm.search import TEMPLATE
 
 WIDTHS = (32, *sorted(INTEGER_BITS, reverse=True))
-TEMPLATE = Format("integer", 8)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_another_identity_is_refused_and_every_difference_named(path):
 def test_a_second_writer_is_refused_a_reader_is_not(path):
     with Ledger.open(path, IDENTITY) as ledger:
         put(ledger)
-        with pytest.raises(LedgerError, match="another study is running"):
+        with pytest.raises(LedgerError, match="Another study is running"):
             Ledger.open(path, IDENTITY)
         with Ledger.read(path) as reader:
             assert len(reader.rows("search")) == 1

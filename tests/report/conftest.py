@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from qslm.budget import Budget
+from qslm.search import Options
 from qslm.study import search
 from qslm.tasks import Losses, Task
 
@@ -70,7 +71,7 @@ def study(folder, **budget):
     checkpoint = SimpleNamespace(
         name=HOSTILE, model=model, tokenizer=None, config={"k": HOSTILE}, digest="d" * 64, file_bytes=9000
     )
-    return search(checkpoint, Guess(), budget=Budget(**budget), output=folder, precisions=(8, 4, 2))
+    return search(checkpoint, Guess(), budget=Budget(**budget), output=folder, options=Options(precisions=(8, 4, 2)))
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +88,6 @@ def failed_run(tmp_path_factory):
     from qslm.errors import StudyError
 
     folder = tmp_path_factory.mktemp("failed")
-    with pytest.raises(StudyError, match="none of"):
+    with pytest.raises(StudyError, match="None of"):
         study(folder, max_bytes=3400, max_loss=0.0, kind="points")
     return folder

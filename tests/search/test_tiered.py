@@ -6,7 +6,7 @@ from torch import nn
 from qslm.anatomy import find_anatomy
 from qslm.errors import AllocationError, StudyError
 from qslm.formats import FLOAT16, FLOAT32, SIGN, Format
-from qslm.search import Outcome, TieredSearch
+from qslm.search import Options, Outcome, TieredSearch
 
 
 def run(search, limit, memory_ok=lambda allocation: True, loss=None):
@@ -51,7 +51,7 @@ def anatomy():
 def test_the_global_tier_descends_and_stops_at_the_first_break(anatomy):
     loss = additive({})
     sites = sum(not site.is_vector for site in anatomy.sites)
-    asked = run(TieredSearch(anatomy, order="network"), limit=sites * 4.0**2, loss=loss)
+    asked = run(TieredSearch(anatomy, Options(order="network")), limit=sites * 4.0**2, loss=loss)
     tiers = [proposal for proposal in asked if proposal.tier == "global"]
     assert [bits(p.allocation, "input") for p in tiers] == [{16}, {14}, {12}, {10}, {8}, {6}, {5}]
     assert tiers[0].note == "whole network at int16-row"
@@ -94,7 +94,7 @@ def test_a_step_that_breaks_the_quality_is_reverted(anatomy):
 def test_nothing_is_asked_twice_and_the_bound_holds(anatomy):
     for order in ("sensitivity", "network"):
         for limit in (0.0, 1e-3, 10.0, 3000.0, 1e9):
-            search = TieredSearch(anatomy, order=order)
+            search = TieredSearch(anatomy, Options(order=order))
             asked = run(search, limit, loss=additive({"input": 9.0}))
             assert len({p.allocation.key for p in asked}) == len(asked) <= search.maximum_evaluations
 
@@ -106,7 +106,7 @@ def test_the_same_outcomes_give_the_same_proposals(anatomy):
 
 def test_where_the_highest_precision_breaks_the_base_is_float32(anatomy):
     loss = additive({"input": 1e6, "output": 1e6})
-    asked = run(TieredSearch(anatomy, precisions=(8, 4)), limit=100.0, loss=loss)
+    asked = run(TieredSearch(anatomy, Options(precisions=(8, 4))), limit=100.0, loss=loss)
     assert [p.note for p in asked[:2]] == ["whole network at int8-row", "whole network at float32"]
     last = accepted(asked, 100.0, loss)[-1]
     assert last["emb.weight"] == FLOAT32 and last["encoder.blocks.1.mlp.0.m.weight"].bits == 8
@@ -115,12 +115,12 @@ def test_where_the_highest_precision_breaks_the_base_is_float32(anatomy):
 def test_template_vectors_and_signs_are_kept():
     model = SpikingEncoder()
     model.emb.binarized = True
-    search = TieredSearch(find_anatomy(model), (4,), Format.parse("int8-g32-s32"), FLOAT16, quantizer="clip")
-    allocation = search.ask().allocation
-    assert allocation["emb.weight"] == SIGN and allocation.quantizer == "clip"
+    options = Options((4,), Format.parse("int8-g32-s32"), FLOAT16, quantizer="minmax")
+    allocation = TieredSearch(find_anatomy(model), options).ask().allocation
+    assert allocation["emb.weight"] == SIGN and allocation.quantizer == "minmax"
     assert allocation["classifier.bias"] == FLOAT16
     assert str(allocation["classifier.weight"]) == "int4-g32-s32"
-    kept = TieredSearch(find_anatomy(model), (4,), signs=False).ask().allocation
+    kept = TieredSearch(find_anatomy(model), Options((4,), signs=False)).ask().allocation
     assert str(kept["emb.weight"]) == "int4-row"
 
 
@@ -133,25 +133,38 @@ def test_a_tied_head_is_decided_with_the_input():
 
 
 def test_a_limit_ends_the_search(anatomy):
-    search = TieredSearch(anatomy, limit=7)
+    search = TieredSearch(anatomy, Options(limit=7))
     assert len(run(search, 1500.0)) == 7 == search.maximum_evaluations
 
 
-def test_bad_options_and_untimely_answers_are_refused(anatomy):
-    with pytest.raises(AllocationError, match="empty"):
-        TieredSearch(anatomy, precisions=())
-    with pytest.raises(AllocationError, match="not an integer format"):
-        TieredSearch(anatomy, template=FLOAT16)
-    with pytest.raises(AllocationError, match="order"):
-        TieredSearch(anatomy, order="random")
-    with pytest.raises(AllocationError, match="limit"):
-        TieredSearch(anatomy, limit=0)
-    first, second = TieredSearch(anatomy), TieredSearch(anatomy, precisions=(4,))
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"precisions": ()}, "empty"),
+        ({"template": FLOAT16}, "no integer format"),
+        ({"vectors": SIGN}, "no float format"),
+        ({"order": "random"}, "order"),
+        ({"limit": 0}, "limit"),
+    ],
+)
+def test_bad_options_are_refused(options, told):
+    with pytest.raises(AllocationError, match=told):
+        Options(**options)
+
+
+def test_no_allocation_of_the_search_is_smaller_than_the_smallest(anatomy):
+    options = Options(precisions=(3, 6, 2))
+    sizes = {p.allocation.footprint().file for p in run(TieredSearch(anatomy, options), limit=float("inf"))}
+    assert min(sizes) == options.smallest(anatomy).footprint().file
+
+
+def test_untimely_answers_are_refused(anatomy):
+    first, second = TieredSearch(anatomy), TieredSearch(anatomy, Options(precisions=(4,)))
     first.ask()
     with pytest.raises(StudyError, match="not asked"):
         first.tell(second.ask(), Outcome(True, True, 0.0))
 
 
 def test_a_network_of_vectors_is_asked_for_once():
-    search = TieredSearch(find_anatomy(nn.LayerNorm(5)), vectors=FLOAT16)
+    search = TieredSearch(find_anatomy(nn.LayerNorm(5)), Options(vectors=FLOAT16))
     assert [str(p.allocation["weight"]) for p in run(search, 1.0)] == ["float16"]

@@ -5,10 +5,10 @@ are counted in Python function calls and drawn from a seed, so that they are the
 Prints one line of JSON per death.
 """
 
+import hashlib
 import json
-import os
 import random
-import signal
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,46 +16,33 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import deaths
 from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement
 
 from qslm.budget import Budget
+from qslm.search import Options
 from qslm.study import search
 
 DEATHS = 20
+CHANGES = 8  # deaths under another budget than that of the finished study in the folder
 
 
-def study(run):
+def study(run, drop=15.0):
     model = SpikingEncoder(depth=2, width=8)
     task = Agreement(model, sentences=60, batch=30)
-    search(model, task, budget=Budget(None, 15.0, "points"), output=run, precisions=(8, 6, 4, 3, 2))
+    options = Options(precisions=(8, 6, 4, 3, 2))
+    search(model, task, budget=Budget(None, drop, "points"), output=run, options=options)
 
 
-def in_child(run, death=None):
+def changed(run):
+    """The study of the same network under a budget that selects another allocation."""
+    study(run, drop=60.0)
+
+
+def in_child(run, death=None, work=study):
     """Run the study in a child that kills itself at its `death`-th function call; (calls, signal)."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        calls = 0
-
-        def count(frame, event, argument):
-            nonlocal calls
-            calls += 1
-            if calls == death:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.setprofile(count)
-        try:
-            study(run)
-        finally:
-            sys.setprofile(None)
-            os.write(writer, str(calls).encode())
-            os._exit(0)
-    os.close(writer)
-    status = os.waitpid(child, 0)[1]
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
-    return int(text or 0), os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return deaths.in_child(work, run, death)
 
 
 def outcome(run):
@@ -98,6 +85,30 @@ def main(folder):
         left = sorted(str(file.relative_to(run)) for file in run.rglob("*") if file.is_file())
         line = {"at": moment / calls, "died_of": died_of, "again": again, "kept": kept, "same": same, "left": left}
         print(json.dumps(line), flush=True)
+    change_the_budget(folder)
+
+
+def change_the_budget(folder):
+    """Kill a search under another budget in copies of a finished study, and resume it."""
+    first, second = folder / "reference", shutil.copytree(folder / "reference", folder / "second")
+    calls, _ = in_child(second, work=changed)
+    expected = outcome(second)
+    for number, moment in enumerate(random.Random(21).sample(range(1, calls), CHANGES)):
+        run = shutil.copytree(first, folder / f"changed{number}")
+        died_of = in_child(run, moment, changed)[1]
+        agrees = agree(run)
+        in_child(run, work=changed)
+        same = outcome(run) == expected != outcome(first)
+        print(json.dumps({"changed": moment / calls, "died_of": died_of, "agrees": agrees, "same": same}), flush=True)
+
+
+def agree(run):
+    """Whether a selection that is there is of the study's budget and of the packed model."""
+    if not (run / "selection.json").exists():
+        return True
+    selection, study = (json.loads((run / name).read_text()) for name in ("selection.json", "study.json"))
+    packed = hashlib.sha256((run / "artifact" / "model.safetensors").read_bytes()).hexdigest()
+    return selection["budget"] == study["budget"] and selection["artifact"]["sha256"] == packed
 
 
 if __name__ == "__main__":

@@ -54,12 +54,8 @@ def test_an_embedding_that_is_not_really_binarized_is_refused(task):
     assert "signs" not in checks(model, task, signs=False)
 
 
-def test_weights_that_rounding_to_float32_changes_are_refused(task):
-    model = SpikingEncoder().double()
-    with torch.no_grad():
-        model.classifier.weight += 1e-12
-    with pytest.raises(StudyError, match="every site in float32 changes"):
-        checks(model, task)
+def test_a_float64_network_that_float32_can_hold_is_taken(task):
+    assert checks(SpikingEncoder().double(), task)["no-op"]
 
 
 def test_an_empty_split_is_refused(task):

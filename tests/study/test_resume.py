@@ -21,7 +21,11 @@ def test_a_study_killed_at_random_moments_ends_the_same(tmp_path):
         [sys.executable, script, tmp_path], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    deaths = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    deaths = [line for line in lines if "at" in line]
+    changed = [line for line in lines if "changed" in line]
+    assert len(changed) == 8
+    assert all(death["died_of"] == signal.SIGKILL and death["agrees"] and death["same"] for death in changed), changed
     assert len(deaths) == 20
     assert {death["died_of"] for death in deaths} == {signal.SIGKILL}
     assert sum(death["again"] == signal.SIGKILL for death in deaths) > 5

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -11,10 +12,10 @@ from qslm import artifact
 from qslm.allocation import Allocation
 from qslm.anatomy import find_anatomy
 from qslm.budget import Budget
-from qslm.errors import BudgetError, LedgerError, StudyError
+from qslm.errors import AllocationError, BudgetError, LedgerError, StudyError
 from qslm.evaluation import Ledger, evaluate
-from qslm.search import Outcome, TieredSearch
-from qslm.study import Options, search
+from qslm.search import Options, Outcome, TieredSearch
+from qslm.study import identity, search, select
 
 DROP = Budget(max_bytes=None, max_loss=12.0, kind="points")
 RISE = Budget(max_bytes=None, max_loss=0.05, kind="relative")
@@ -68,6 +69,8 @@ def test_a_whole_study_on_a_bidirectional_spiking_encoder(encoder, tmp_path):
     tiers = study["tiers"]
     assert {"baseline", "global", "sensitivity", "block", "module"} == {line["tier"] for line in tiers}
     assert content["evaluations"] == len(tiers) + 2
+    packed = hashlib.sha256((tmp_path / "artifact" / "model.safetensors").read_bytes()).hexdigest()
+    assert content["artifact"] == {"sha256": packed} and selection.packed == packed
     assert content["tokens_forwarded"] == 720 * (len(tiers) + 2)
     accepted = [line for line in tiers if line["quality_ok"] and line["memory_ok"] and line["tier"] != "baseline"]
     assert content["selected"]["key"] == min(accepted, key=lambda line: (line["bytes"], line["loss"]))["key"]
@@ -140,7 +143,7 @@ def test_memory_alone_leads_to_the_largest_that_fits_by_score(encoder, tmp_path)
     assert selection.selected.figures.bytes <= budget.max_bytes
     lines = read(tmp_path, "study.json")["tiers"][1:]
     assert selection.search_selected.value == max(line["value"] for line in lines if line["memory_ok"])
-    assert selection.difference.conclusion == "met" and selection.difference.limit is None
+    assert selection.difference.conclusion == "no limit" and selection.difference.limit is None
 
 
 def test_an_impossible_budget_is_refused_before_anything_is_done(encoder, tmp_path):
@@ -158,17 +161,27 @@ def test_where_nothing_is_accepted_the_closest_is_named_and_the_ledger_stays(enc
     model, task = encoder
     smallest = Options(precisions=(16, 2)).smallest(find_anatomy(model)).footprint().file + 200
     run = tmp_path / "run"
-    with pytest.raises(StudyError, match=r"none of \d+ evaluations keeps the budget .*closest is 'whole network at"):
-        search(model, task, budget=Budget(smallest, 0.0, "points", "bound"), output=run, precisions=(16, 2))
+    with pytest.raises(StudyError, match=r"None of \d+ evaluations keeps the budget .*closest is 'whole network at"):
+        search(
+            model,
+            task,
+            budget=Budget(smallest, 0.0, "points", "bound"),
+            output=run,
+            options=Options(precisions=(16, 2)),
+        )
     assert not (run / "selection.json").exists() and not (run / "artifact").exists()
     tried = len(read(run, "study.json")["tiers"])
-    selection = search(model, task, budget=Budget(smallest, 90.0, "points"), output=run, precisions=(16, 2))
+    selection = search(
+        model, task, budget=Budget(smallest, 90.0, "points"), output=run, options=Options(precisions=(16, 2))
+    )
     assert selection.evaluations > 2 and tried > 2
 
 
 def test_where_nothing_can_be_lowered_the_float_network_is_the_answer(encoder, tmp_path):
     model, task = encoder
-    selection = search(model, task, budget=Budget(None, 0.0, "points"), output=tmp_path, precisions=(1,))
+    selection = search(
+        model, task, budget=Budget(None, 0.0, "points"), output=tmp_path, options=Options(precisions=(1,))
+    )
     assert selection.selected.tier == "baseline" and selection.difference.loss == 0.0
     assert selection.allocation == Allocation.float32(find_anatomy(model))
 
@@ -185,12 +198,12 @@ def test_where_nothing_can_be_lowered_the_float_network_is_the_answer(encoder, t
 def test_another_study_in_the_same_folder_is_refused(encoder, tmp_path, change, named):
     model, task = encoder
     threads = torch.get_num_threads()
-    search(model, task, budget=DROP, output=tmp_path, limit=1)
+    search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1))
     kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     change(model, task)
     try:
         with pytest.raises(LedgerError, match=named):
-            search(model, task, budget=DROP, output=tmp_path, limit=1)
+            search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1))
     finally:
         torch.set_num_threads(threads)
     assert kept == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -201,10 +214,87 @@ def test_two_studies_at_once_in_one_folder_are_refused(encoder, tmp_path):
 
     class Impatient(Talkative):
         def message(self, text):
-            with pytest.raises(LedgerError, match="another study is running"):
-                search(model, task, budget=DROP, output=tmp_path, limit=1)
+            with pytest.raises(LedgerError, match="Another study is running"):
+                search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1))
             self.heard.append(text)
 
     listener = Impatient()
-    search(model, task, budget=DROP, output=tmp_path, limit=1, progress=listener)
+    search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1), progress=listener)
     assert len(listener.heard) > 2
+
+
+def test_a_failed_search_leaves_nothing_of_an_earlier_selection(encoder, tmp_path):
+    model, task = encoder
+    first = search(model, task, budget=Budget(None, 90.0, "points"), output=tmp_path, options=Options(precisions=(2,)))
+    assert first.artifact.is_dir() and (tmp_path / "selection.json").is_file()
+    smallest = first.selected.figures.bytes
+    with pytest.raises(StudyError, match="None of"):
+        search(model, task, budget=Budget(smallest, 0.0, "points"), output=tmp_path, options=Options(precisions=(2,)))
+    assert not first.artifact.exists() and not (tmp_path / "selection.json").exists()
+    assert read(tmp_path, "study.json")["budget"]["max_loss"] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["absolute", "relative"])
+def test_a_rise_of_a_share_is_refused(encoder, tmp_path, kind):
+    """`--max-rise 2` on accuracy once allowed 200 points."""
+    model, task = encoder
+    run, listener = tmp_path / "run", Talkative()
+    with pytest.raises(BudgetError, match="--max-drop"):
+        search(model, task, budget=Budget(None, 2.0, kind), output=run)
+    assert not run.exists()
+    task.metric = "exact match"  # a share that only its losses show to be one
+    with pytest.raises(BudgetError, match="--max-drop"):
+        search(model, task, budget=Budget(None, 2.0, kind), output=run, progress=listener)
+    assert not any("global" in text for text in listener.heard)
+
+
+def test_a_changed_measuring_file_is_named(encoder, tmp_path, monkeypatch):
+    model, task = encoder
+    files = identity.measuring_files()
+    kernels = [name for name in files if name.endswith(".so")]
+    assert len(kernels) == 1 and "_native" in kernels[0]
+    assert {"models/wkv.py", "tasks/perplexity.py", "allocation.py"} <= files.keys()
+    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(limit=1))
+    for name in (kernels[0], "models/wkv.py"):
+        altered = tmp_path / "altered"
+        altered.write_bytes(files[name].read_bytes() + b"\n")
+        monkeypatch.setattr(identity, "measuring_files", lambda name=name: {**files, name: tmp_path / "altered"})
+        identity.code_digest.cache_clear()
+        with pytest.raises(LedgerError, match=r"code\.digest was"):
+            search(model, task, budget=DROP, output=tmp_path / "run", options=Options(limit=1))
+    monkeypatch.undo()
+    identity.code_digest.cache_clear()
+    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(limit=1))
+
+
+def test_weights_that_float32_cannot_hold_are_refused_before_anything_is_done(encoder, tmp_path):
+    model, task = encoder
+    model.double()
+    with torch.no_grad():
+        model.classifier.weight += 1e-12
+    with pytest.raises(StudyError, match=r"classifier\.weight is float64.*\n.*model\.float\(\)"):
+        search(model, task, budget=DROP, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_quantizer_that_there_is_not_is_refused_before_anything_is_done(encoder, tmp_path):
+    with pytest.raises(AllocationError, match="magic"):
+        search(*encoder, budget=DROP, output=tmp_path / "run", options=Options(quantizer="magic"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_anything_with_the_two_methods_can_be_studied(encoder, tmp_path):
+    model, task = encoder
+
+    class Bare:
+        def batches(self, split):
+            yield from task.batches(split)
+
+        def losses(self, model, batch):
+            return task.losses(model, batch)
+
+    own = search(model, Bare(), budget=DROP, output=tmp_path / "own", options=Options(precisions=(8, 4)))
+    known = search(model, task, budget=DROP, output=tmp_path / "known", options=Options(precisions=(8, 4)))
+    assert own.allocation == known.allocation and own.baseline.metric == "score"
+    assert select(tmp_path / "own", task=Bare()).allocation == select(tmp_path / "own").allocation == own.allocation
+    assert evaluate(model, Bare()).value == evaluate(model, task).value

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
 
 from qslm.budget import Budget
-from qslm.errors import BudgetError, LedgerError, StudyError, TaskError
+from qslm.errors import BudgetError, LedgerError, StudyError
+from qslm.search import Options
 from qslm.study import search, select
 
 
@@ -60,6 +62,29 @@ def test_mu_moves_the_choice_from_quality_to_memory(run):
     assert chosen[2].allocation == select(run, max_drop=100).allocation
 
 
+def test_giving_mu_asks_for_the_score(run):
+    for mu in (0.0, 20.0):
+        chosen = select(run, max_drop=100, mu=mu)
+        assert chosen.budget.prefer == "score"
+        assert chosen.allocation == select(run, max_drop=100, prefer="score", mu=mu).allocation
+    kept = select(run, max_drop=100, prefer="smallest", mu=20.0)
+    assert kept.allocation == select(run, max_drop=100).allocation and kept.budget.mu == 20.0
+
+
+def test_an_artifact_that_is_not_the_selected_one_is_refused(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    assert select(folder).packed and select(folder, max_drop=5).packed is None
+    with (folder / "artifact" / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(StudyError, match=r"sha256 .* selection\.json says"):
+        select(folder)
+    assert select(folder, max_drop=5).packed is None
+    (folder / "artifact" / "model.safetensors").unlink()
+    with pytest.raises(StudyError, match="annot read"):
+        select(folder)
+
+
 def test_what_was_not_measured_on_the_report_split_says_so(run):
     other = select(run, max_drop=5)
     assert other.difference.split == "search" and other.difference.conclusion == "not reported"
@@ -81,8 +106,10 @@ def test_impossible_questions_are_refused(run, tied_run, tmp_path):
     smallest = min(line["bytes"] for line in json.loads((run / "study.json").read_text())["tiers"])
     with pytest.raises(StudyError, match="closest is"):
         select(run, max_memory=smallest, max_drop=0)
-    with pytest.raises(TaskError, match="points"):
+    with pytest.raises(BudgetError, match="points"):
         select(tied_run, max_drop=1)
+    with pytest.raises(BudgetError, match="--max-drop"):
+        select(run, max_rise=2)
     with pytest.raises(StudyError, match=r"no .*study\.json"):
         select(tmp_path)
 
@@ -117,7 +144,9 @@ def test_a_metric_of_ones_own_needs_its_task(tmp_path):
 
     model = SpikingEncoder()
     task = Median(model, sentences=30, batch=30)
-    made = search(model, task, budget=Budget(None, 0.4, "absolute"), output=tmp_path, precisions=(8, 4))
+    made = search(
+        model, task, budget=Budget(None, 0.4, "absolute"), output=tmp_path, options=Options(precisions=(8, 4))
+    )
     with pytest.raises(StudyError, match="task="):
         select(tmp_path)
     assert without_seconds(select(tmp_path, task=task)) == without_seconds(made)

@@ -10,6 +10,7 @@ from qslm.data.tokenizer import train_tokenizer
 from qslm.errors import CheckpointError, FormatError
 from qslm.evaluation import Ledger, evaluate
 from qslm.loading import load_checkpoint
+from qslm.search import Options
 from qslm.study import search, select
 from qslm.tasks import make_task
 
@@ -39,7 +40,11 @@ def opened(folder):
 def test_a_study_of_spikegpt_ends_in_an_artifact_that_loads_and_measures_the_same(folder, tmp_path):
     checkpoint, task = opened(folder)
     selection = search(
-        checkpoint, task, budget=Budget(None, 0.05, "relative"), output=tmp_path, precisions=(8, 6, 4, 3)
+        checkpoint,
+        task,
+        budget=Budget(None, 0.05, "relative"),
+        output=tmp_path,
+        options=Options(precisions=(8, 6, 4, 3)),
     )
     study = json.loads((tmp_path / "study.json").read_text())
     assert [check["name"] for check in study["checks"]] == ["deterministic", "no-op", "signs", "recurrent"]

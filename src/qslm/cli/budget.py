@@ -1,22 +1,29 @@
 """The budget options of `search`, `select` and `demo` as a `Budget`, and its answer in words."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from qslm.cli.output import print_table
 
 if TYPE_CHECKING:
     from qslm.anatomy import Anatomy
-    from qslm.budget import Budget
+    from qslm.budget import Budget, Decision, Preference
     from qslm.study import Selection
 
 
-def check_texts(max_memory: str | None, max_drop: str | None, max_rise: str | None) -> None:
-    """Refuse what cannot be read before anything is loaded. Raises BudgetError."""
+RISING = ("sst2", "labelled")  # tasks whose metric is a share of sentences that are right
+
+
+def check_texts(task: str, max_memory: str | None, max_drop: str | None, max_rise: str | None) -> None:
+    """Refuse what cannot be read, or not be had of a named task, before anything is loaded. Raises BudgetError."""
     from qslm.budget import parse_loss
     from qslm.errors import BudgetError
     from qslm.units import parse_memory
 
     parse_loss(max_drop, max_rise)
+    if task in RISING and max_rise is not None:
+        raise BudgetError(f"The accuracy of {task} has no rise to limit.", "Limit its drop: --max-drop 2, in points.")
+    if task not in RISING and max_drop is not None:
+        raise BudgetError(f"The perplexity of {task} has no drop to limit.", "Limit its rise: --max-rise 1.0 or 2%.")
     if max_memory is not None:
         parse_memory(max_memory, 2**62)
     elif max_drop is None and max_rise is None:
@@ -25,35 +32,45 @@ def check_texts(max_memory: str | None, max_drop: str | None, max_rise: str | No
 
 def make_budget(
     anatomy: "Anatomy",
+    task: str,
     max_memory: str | None,
     max_drop: str | None,
     max_rise: str | None,
-    **choices: Any,
+    *,
+    decision: str,
+    prefer: str | None,
+    mu: float | None,
 ) -> "Budget":
-    """The budget for a network; `choices` are decision, prefer and mu. Raises BudgetError."""
+    """The budget for a network on a named task; without a limit its losses are told in points or as they are.
+
+    Raises BudgetError, also on a `decision` or a `prefer` that there is not.
+    """
     from qslm.budget import Budget, parse_loss
     from qslm.units import parse_memory
 
     size = None if max_memory is None else parse_memory(max_memory, anatomy.float32_bytes)
     limit, kind = parse_loss(max_drop, max_rise)
-    return Budget(size, limit, kind, **choices)
+    if limit is None and task in RISING:
+        kind = "points"
+    return Budget(size, limit, kind, cast("Decision", decision), cast("Preference | None", prefer), mu)
 
 
 def print_selection(selection: "Selection") -> None:
     """Print the baseline beside what was selected."""
-    from qslm.report.record import spell_loss, spell_value
+    from qslm.budget import spell_loss
+    from qslm.report.record import spell_value
     from qslm.units import format_bytes
 
     base, chosen, found = selection.baseline, selection.selected, selection.difference
     metric, kind = base.metric, found.kind
     figures = (base, chosen.figures)
     low, high = spell_loss(kind, found.low), spell_loss(kind, found.high)
-    limit = "no limit" if found.limit is None else f"limit {spell_loss(kind, found.limit, signed=False)}"
+    promise = "promise" if found.limit is None else f"promise (limit {spell_loss(kind, found.limit, signed=False)})"
     rows = [
         [metric, *(spell_value(metric, f.value) for f in figures)],
         ["95 % interval", *(f"{spell_value(metric, f.low)} to {spell_value(metric, f.high)}" for f in figures)],
         ["loss, paired", "", f"{spell_loss(kind, found.loss)} ({low} to {high})"],
-        [f"promise ({limit})", "", found.conclusion],
+        [promise, "", found.conclusion],
         ["model file", *(format_bytes(f.bytes) for f in figures)],
         ["saving against float32", "", f"{100 * chosen.saving:.2f} %"],
         ["  as the paper counts", "", f"{100 * selection.allocation.paper_saving():.2f} %"],

@@ -7,7 +7,7 @@ import typer
 
 from qslm.cli.options import Data, Json, Threads, use_threads
 from qslm.cli.progress import Listener
-from qslm.cli.search import finish, leave_report
+from qslm.cli.study import finish, leave_report
 
 
 def demo(

@@ -1,10 +1,11 @@
 """What verbs print: JSON for programs, tables for people."""
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from qslm.finite import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,15 +13,7 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout; what is no finite number becomes null, as JSON has none."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def console() -> "Console":

@@ -5,28 +5,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site, find_anatomy
-from qslm.errors import StudyError
+from qslm.errors import StudyError, TaskError
 from qslm.evaluation.evaluation import Evaluation
 from qslm.formats import Format
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import round_site
 from qslm.tasks.statistics import interval
-from qslm.tasks.task import Losses, Task
+from qslm.tasks.task import Losses, Task, as_task
 
 
-def evaluate(model: nn.Module, task: Task, split: str | None = None, progress: Progress = SILENT) -> Evaluation:
+def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Progress = SILENT) -> Evaluation:
     """Measure a network as it is, in evaluation mode; its mode is given back.
 
-    `split` is the task's own evaluation split when it is not given. The footprint is that of the float32
+    `task` is a Task, or anything with its two methods (`as_task`). `split` is its own evaluation split when it is not
+    given. The footprint is that of the float32
     network. Raises TaskError when the network does not suit the task, or the split has too little data.
     """
+    task = as_task(task)
     footprint = Allocation.float32(find_anatomy(model)).footprint()
     with evaluation_mode(model):
         return _measured(model, task, split or task.evaluation_split, footprint.file, progress)
@@ -144,6 +146,8 @@ def _measured(
         reset_state(model)
         with torch.no_grad():
             parts.append(task.losses(model, batch))
+        if not isinstance(parts[-1], Losses):
+            raise TaskError(f"losses() of {task.name} returned a {type(parts[-1]).__name__}.", "Return qslm.Losses.")
     losses = Losses.concatenate(parts)
     found = interval(task, losses)
     details = task.details(losses, split)
@@ -159,5 +163,5 @@ def _tensor(model: nn.Module, site: Site) -> Tensor:
     except AttributeError:
         tensor = None
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != site.shape:
-        raise StudyError(f"the network has no {site.name} of shape {list(site.shape)}", "find its anatomy again")
+        raise StudyError(f"The network has no {site.name} of shape {list(site.shape)}.", "Find its anatomy again.")
     return tensor

@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 
 from qslm.errors import LedgerError
+from qslm.evaluation.differences import refuse_differences
 from qslm.evaluation.evaluation import Evaluation
-from qslm.evaluation.identity import refuse_differences
 from qslm.locking import lock_folder
 from qslm.tasks.task import Losses
 
@@ -88,7 +88,7 @@ class Ledger:
         """Open a ledger to look at it, also while a study writes to it. Raises LedgerError."""
         with _explained(path):
             if not path.is_file():
-                raise LedgerError(f"there is no ledger {path}", "give the run folder of a study")
+                raise LedgerError(f"There is no ledger {path}.", "Give the run folder of a study.")
             # A writer that was killed may have left a journal: only a connection that may write rolls it back.
             mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
             uri = f"{path.resolve().as_uri()}?mode={mode}"
@@ -175,11 +175,11 @@ class Ledger:
         application = self._connection.execute("PRAGMA application_id").fetchone()[0]
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if application != APPLICATION_ID:
-            raise LedgerError(f"{self.path} is not a ledger of qslm", "give the run folder of a study")
+            raise LedgerError(f"{self.path} is not a ledger of qslm.", "Give the run folder of a study.")
         if version != SCHEMA_VERSION:
             raise LedgerError(
-                f"{self.path} has ledger version {version}, this is version {SCHEMA_VERSION}",
-                "start the study in a new folder",
+                f"{self.path} has ledger version {version}, this is version {SCHEMA_VERSION}.",
+                "Start the study in a new folder.",
             )
         problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
@@ -217,8 +217,8 @@ def _numbers(blob: Any) -> np.ndarray:
 
 
 def _locked(path: Path) -> int:
-    problem = f"another study is running in {path.parent}"
-    return lock_folder(path.parent, LedgerError(problem, "wait for its end, or give another folder"))
+    problem = f"Another study is running in {path.parent}."
+    return lock_folder(path.parent, LedgerError(problem, "Wait for its end, or give another folder."))
 
 
 @contextmanager
@@ -227,19 +227,21 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as error:
-        raise LedgerError(f"{path} already has this evaluation: {error}", "report this as a defect") from error
+        raise LedgerError(
+            f"{path} already has this evaluation: {error}.", "Start the study in a new folder."
+        ) from error
     except sqlite3.OperationalError as error:
         raise LedgerError(
-            f"{path} cannot be used: {error}", "check the free space and the permissions of the folder"
+            f"{path} cannot be used: {error}.", "Check the free space and the permissions of the folder."
         ) from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from error
     except OSError as error:
         raise LedgerError(
-            f"{path} cannot be used: {error.strerror or error}",
-            "check the free space and the permissions of the folder",
+            f"{path} cannot be used: {error.strerror or error}.",
+            "Check the free space and the permissions of the folder.",
         ) from error
 
 
 def _damaged(path: Path, reason: str) -> LedgerError:
-    return LedgerError(f"{path} is damaged: {reason}", "remove it to start the study anew, or restore a copy")
+    return LedgerError(f"{path} is damaged: {reason}.", "Remove it to start the study anew, or restore a copy.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from qslm.budget import spell_loss
 from qslm.report.frame import (
     SELECTED,
     colour_of,
@@ -21,7 +22,7 @@ from qslm.report.frame import (
     tiers_of,
 )
 from qslm.report.limits import budget_lines, line
-from qslm.report.record import Grid, Point, Record, spell_loss, spell_value
+from qslm.report.record import Grid, Point, Record, spell_value
 from qslm.units import MB, format_bytes
 
 Figure = dict[str, Any]

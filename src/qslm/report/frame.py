@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from qslm.report.record import Point, Record, spell_loss
+from qslm.budget import spell_loss
+from qslm.report.record import Point, Record
 from qslm.units import MB
 
 # Okabe and Ito's palette: told apart by colour-blind readers, on white and on black.

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 
+from qslm.budget import spell_loss
 from qslm.report import figures
-from qslm.report.record import Measured, Point, Record, spell_loss, spell_value
+from qslm.report.record import Measured, Point, Record, spell_value
 from qslm.units import MB, format_bytes
 
 COLUMNS = ("#", "tier", "value", "95 % interval", "loss", "bound", "MB", "quality", "memory", "note")
@@ -58,7 +59,7 @@ def _answer(record: Record) -> str:
 def _verdict(record: Record) -> str:
     if record.selected is None:
         return "No evaluated allocation keeps the budget: nothing was selected."
-    conclusion = record.finding.conclusion
+    conclusion = record.answer.conclusion
     badge = f'<span class="badge {escape(conclusion.replace(" ", "-"))}">{escape(conclusion)}</span>'
     saving = "" if record.saving is None else f", {100 * record.saving:.1f} % less than float32"
     return f"<strong>{format_bytes(record.selected.file_bytes)}</strong>{saving}. {_promise(record, badge)}"
@@ -97,13 +98,13 @@ def _spread(record: Record, measured: Measured) -> str:
 
 
 def _loss_texts(record: Record) -> tuple[str, str]:
-    finding, kind = record.finding, record.limits.kind
-    if finding.loss is None:
+    answer, kind = record.answer, record.limits.kind
+    if answer.loss is None:
         return "not compared", ""
-    if finding.low is None or finding.high is None:
-        return spell_loss(kind, finding.loss), ""
-    spread = f"95 %: {spell_loss(kind, finding.low)} to {spell_loss(kind, finding.high)}"
-    return spell_loss(kind, finding.loss), spread
+    if answer.low is None or answer.high is None:
+        return spell_loss(kind, answer.loss), ""
+    spread = f"95 %: {spell_loss(kind, answer.low)} to {spell_loss(kind, answer.high)}"
+    return spell_loss(kind, answer.loss), spread
 
 
 def _within(record: Record) -> str:

@@ -1,9 +1,11 @@
 """The figures as PNG, for documents; drawn on canvases of their own, so that no global state is touched."""
 
 import math
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from qslm.formats.staging import commit, stage
 from qslm.report.frame import (
     SELECTED,
     colour_of,
@@ -34,9 +36,13 @@ def draw_pictures(record: Record, folder: Path) -> list[Path]:
     drawn = {"pareto.png": pareto(record), "tiers.png": tiers(record)}
     if record.grid is not None:
         drawn["bits.png"] = bits(record.grid)
-    for name, figure in drawn.items():
-        figure.savefig(folder / name, dpi=DPI, facecolor="white")
-    return [folder / name for name in drawn]
+    staged = [stage(folder / name, partial(_save, figure)) for name, figure in drawn.items()]
+    commit(staged)
+    return [place for _, place in staged]
+
+
+def _save(figure: "Figure", file: IO[bytes]) -> None:
+    figure.savefig(file, format="png", dpi=DPI, facecolor="white")
 
 
 def _new(width: float, height: float) -> "Figure":

@@ -10,13 +10,11 @@ from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
 from qslm.errors import AllocationError, StudyError
 from qslm.evaluation import Ledger
-from qslm.formats import Format
-from qslm.report.record import Finding, Grid, Limits, Measured, Point, Record
+from qslm.report.record import Answer, Grid, Limits, Measured, Point, Record
 from qslm.study import folder
+from qslm.study.judging import BASELINE
 
-BASELINE = "baseline"  # the tier of the float network
 COMMAND = "command.txt"  # what the command line leaves beside study.json
-FORMAT_BITS = {"float32": 32.0, "float16": 16.0, "bfloat16": 16.0, "sign": 1.0}
 NOT_FINITE = math.inf  # study.json writes null where a number is not finite
 
 Json = Mapping[str, Any]
@@ -36,15 +34,15 @@ def read_run(run: Path) -> Record:
     try:
         return _record(run, study, selection, anatomy, texts)
     except (KeyError, TypeError, ValueError, IndexError, AllocationError) as error:
-        problem = f"{run} does not hold a whole study: {type(error).__name__}: {error}"
-        raise StudyError(problem, "run the search again in this folder") from error
+        problem = f"{run} does not hold a whole study: {type(error).__name__}: {error}."
+        raise StudyError(problem, folder.AGAIN) from error
 
 
 def _record(run: Path, study: Json, selection: Json | None, anatomy: Anatomy, texts: Mapping[str, str]) -> Record:
     key = None if selection is None else str(selection["selected"]["key"])
     points = tuple(_point(line, key, anatomy, texts) for line in study["tiers"])
     if not points:
-        raise StudyError(f"the study in {run} has measured nothing yet", "let the search run on")
+        raise StudyError(f"The study in {run} has measured nothing yet.", "Let the search run on.")
     allocation = None if key is None else Allocation.from_json(anatomy, texts[key])
     baseline = points[0].measured
     return Record(
@@ -57,7 +55,7 @@ def _record(run: Path, study: Json, selection: Json | None, anatomy: Anatomy, te
         selected=None if selection is None else _measured(selection["selected"]),
         saving=None if selection is None else float(selection["selected"]["saving"]),
         saving_file=None if selection is None else float(selection["selected"]["saving_file"]),
-        finding=_finding(selection),
+        answer=_answer(selection),
         points=points,
         grid=None if allocation is None else make_grid(allocation),
         provenance=tuple(_provenance(run, study, selection, allocation)),
@@ -78,12 +76,12 @@ def _limits(budget: Json) -> Limits:
     return Limits(*limits, str(budget["kind"]), str(budget["decision"]))
 
 
-def _finding(selection: Json | None) -> Finding:
+def _answer(selection: Json | None) -> Answer:
     if selection is None:
-        return Finding(None, None, None, "nothing accepted")
+        return Answer(None, None, None, "nothing accepted")
     found = selection["difference"]
     conclusion = str(found["conclusion"])
-    return Finding(_number(found["loss"]), _number(found["low"]), _number(found["high"]), conclusion)
+    return Answer(_number(found["loss"]), _number(found["low"]), _number(found["high"]), conclusion)
 
 
 def _point(line: Json, chosen: str | None, anatomy: Anatomy, texts: Mapping[str, str]) -> Point:
@@ -117,13 +115,8 @@ def summarize(allocation: Allocation) -> str:
     return "\n".join(f"{name} {100 * count / total:.3g} %" for name, count in weights.most_common(6))
 
 
-def bits_of(fmt: Format) -> float:
-    """Bits per weight without scales; `sign` has 1."""
-    return FORMAT_BITS.get(str(fmt), float(fmt.bits))
-
-
 def make_grid(allocation: Allocation) -> Grid:
-    """The mean bits per weight of every module of every block, and what its sites are, in words."""
+    """The mean bits per weight, without scales, of every module of every block, and what its sites are, in words."""
     anatomy = allocation.anatomy
     modules = tuple(dict.fromkeys(m for block in anatomy.blocks for m in anatomy.modules(block)))
     cells = [[_cell(allocation, block, module) for module in modules] for block in anatomy.blocks]
@@ -136,7 +129,7 @@ def _cell(allocation: Allocation, block: str, module: str) -> tuple[float | None
     count = sum(site.numel for site in sites)
     if count == 0:
         return None, ""
-    mean = sum(site.numel * bits_of(allocation[site.name]) for site in sites) / count
+    mean = sum(site.numel * allocation[site.name].bits for site in sites) / count
     lines = (f"{site.name} {list(site.shape)}: {allocation[site.name]}" for site in sites)
     return round(mean, 1), "\n".join(lines)
 
@@ -149,7 +142,8 @@ def _provenance(run: Path, study: Json, selection: Json | None, allocation: Allo
     lines.append(("options", ", ".join(f"{name} {_plain(value)}" for name, value in options.items())))
     lines.append(("budget", ", ".join(f"{name} {_plain(value)}" for name, value in study["budget"].items())))
     if selection is not None:
-        lines.append(("work", _work(selection)))
+        digest = folder.packed_digest(run, selection, str(selection["selected"]["key"]))
+        lines += [("packed model", f"sha256 {digest}"), ("work", _work(selection))]
     if allocation is not None:
         lines.append(("saving as the paper counts", f"{100 * allocation.paper_saving():.2f} % (weights alone)"))
     lines += [(f"checked: {check['name']}", str(check["finding"])) for check in study["checks"]]

@@ -61,7 +61,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Answer:
     """The answer on the report split: the loss with its interval, and met, not shown or broken."""
 
     loss: float | None
@@ -83,7 +83,7 @@ class Record:
     selected: Measured | None
     saving: float | None
     saving_file: float | None
-    finding: Finding
+    answer: Answer
     points: tuple[Point, ...]
     grid: Grid | None
     provenance: tuple[tuple[str, str], ...]
@@ -97,11 +97,3 @@ class Record:
 def spell_value(metric: str, value: float) -> str:
     """Accuracy in percent, anything else with three decimals at most."""
     return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:,.3f}"
-
-
-def spell_loss(kind: str, loss: float, signed: bool = True) -> str:
-    """A loss in words of its unit: `+0.41 points`, `+1.2 %`, `+0.310`."""
-    sign = "+" if signed else ""
-    if kind == "points":
-        return f"{loss:{sign}.2f} points"
-    return f"{100 * loss:{sign}.2f} %" if kind == "relative" else f"{loss:{sign}.3f}"

@@ -1,6 +1,7 @@
 """Search strategies: what to evaluate next. A strategy never sees the model; it asks and is told."""
 
+from qslm.search.options import DEFAULT_OPTIONS, TEMPLATE, Options
 from qslm.search.strategy import Outcome, Proposal, Strategy
-from qslm.search.tiered import PRECISIONS, TieredSearch
+from qslm.search.tiered import TieredSearch
 
-__all__ = ["PRECISIONS", "Outcome", "Proposal", "Strategy", "TieredSearch"]
+__all__ = ["DEFAULT_OPTIONS", "TEMPLATE", "Options", "Outcome", "Proposal", "Strategy", "TieredSearch"]

@@ -59,7 +59,7 @@ class Strategy(ABC):
     def tell(self, proposal: Proposal, outcome: Outcome) -> None:
         """Say how the asked allocation did. Raises StudyError when it is not the one that was asked for."""
         if self._running is None or proposal != self._pending:
-            raise StudyError(f"{proposal.note!r} was told but not asked for", "tell the proposal that ask() gave")
+            raise StudyError(f"{proposal.note!r} was told but not asked for.", "Tell the proposal that ask() gave.")
         try:
             self._pending = self._running.send(outcome)
         except StopIteration:

@@ -5,22 +5,16 @@ down while only memory is unmet, what is reverted is what breaks quality, the or
 probe each, and nothing is evaluated that an earlier outcome has already decided.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Generator
+from dataclasses import dataclass
 
 from qslm.allocation import Allocation
 from qslm.anatomy import INPUT, OUTPUT, Anatomy
-from qslm.errors import AllocationError
-from qslm.formats import FLOAT32, Format
+from qslm.formats import FLOAT32
+from qslm.search.options import DEFAULT_OPTIONS, Options
 from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 
-PRECISIONS = (16, 14, 12, 10, 8, 6, 5, 4, 3, 2)
-
-TEMPLATE = Format("integer", 8)
-
 Trial = Generator[Proposal, Outcome, Outcome]
-Order = Literal["sensitivity", "network"]
 
 
 @dataclass(frozen=True)
@@ -46,38 +40,24 @@ class TieredSearch(Strategy):
     MODULE: the same for the modules of the attention blocks, the largest of a block first (order="network":
     as they are registered). A block with one module has had its turn.
 
-    `template` says how integers are stored (granularity, symmetry, scale type); a precision replaces its
-    bits. Vectors keep the float format `vectors`; a binarized embedding keeps `sign` when `signs` is true.
-    `limit` ends the search after so many evaluations.
+    Vectors keep the options' float format; a binarized embedding keeps `sign` when their `signs` is true.
     """
 
-    def __init__(
-        self,
-        anatomy: Anatomy,
-        precisions: Sequence[int] = PRECISIONS,
-        template: Format = TEMPLATE,
-        vectors: Format = FLOAT32,
-        signs: bool = True,
-        quantizer: str = "clip",
-        order: Order = "sensitivity",
-        limit: int | None = None,
-    ) -> None:
+    def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS) -> None:
         super().__init__()
-        _check(precisions, template, order, limit)
-        self._anatomy = anatomy
-        self._formats = tuple(replace(template, bits=bits) for bits in sorted(set(precisions), reverse=True))
-        self._vectors, self._signs, self._quantizer = vectors, signs, quantizer
-        self._order, self._limit = order, limit
+        self._anatomy, self._options = anatomy, options
+        self._formats = options.formats
         self._blocks = tuple(part for part in map(self._block, anatomy.blocks) if part.sites)
         self._outcomes: dict[str, Outcome] = {}
 
     @property
     def maximum_evaluations(self) -> int:
         """A bound that holds whatever is told: every tier walks the whole list for every part."""
-        probes = len(self._blocks) if self._order == "sensitivity" else 0
+        limit = self._options.limit
+        probes = len(self._blocks) if self._options.order == "sensitivity" else 0
         modules = sum(len(self._modules(block)) for block in self._blocks)
         whole = 1 + len(self._formats) * (1 + len(self._blocks) + modules) + probes
-        return whole if self._limit is None else min(whole, self._limit)
+        return whole if limit is None else min(whole, limit)
 
     def steps(self) -> Steps:
         """The tiers one after the other."""
@@ -93,9 +73,9 @@ class TieredSearch(Strategy):
 
     def _global(self) -> Generator[Proposal, Outcome, tuple[Allocation, int]]:
         """The base allocation and its place in the list; -1 stands for float32."""
-        base, level = self._uniform(FLOAT32), -1
+        base, level = self._options.uniform(self._anatomy, FLOAT32), -1
         for index, fmt in enumerate(self._formats):
-            allocation = self._uniform(fmt)
+            allocation = self._options.uniform(self._anatomy, fmt)
             outcome = yield from self._try(allocation, "global", f"whole network at {fmt}")
             if not outcome.quality_ok:
                 break
@@ -106,7 +86,7 @@ class TieredSearch(Strategy):
 
     def _ordered(self, base: Allocation, level: int) -> Generator[Proposal, Outcome, list[_Part]]:
         """The blocks in the order in which the block tier takes them."""
-        if self._order == "network":
+        if self._options.order == "network":
             return list(self._blocks)
         fmt = self._formats[level + 1]
         probed: list[tuple[float, int]] = []
@@ -132,15 +112,11 @@ class TieredSearch(Strategy):
     def _try(self, allocation: Allocation, tier: str, note: str) -> Trial:
         """The outcome of an allocation, asked for once only; past the limit everything counts as refused."""
         if allocation.key not in self._outcomes:
-            if self._limit is not None and len(self._outcomes) >= self._limit:
+            limit = self._options.limit
+            if limit is not None and len(self._outcomes) >= limit:
                 return Outcome(quality_ok=False, memory_ok=False, loss=float("inf"))
             self._outcomes[allocation.key] = yield Proposal(allocation, tier, note)
         return self._outcomes[allocation.key]
-
-    def _uniform(self, fmt: Format) -> Allocation:
-        return Allocation.uniform(
-            self._anatomy, fmt, vectors=self._vectors, signs=self._signs, quantizer=self._quantizer
-        )
 
     def _block(self, block: str) -> _Part:
         return self._part(block, block, None)
@@ -150,7 +126,7 @@ class TieredSearch(Strategy):
         sites = [
             site
             for site in self._anatomy.sites_of(block, module)
-            if not site.is_vector and not (self._signs and site.binarized)
+            if not site.is_vector and not (self._options.signs and site.binarized)
         ]
         return _Part(name, block, tuple(site.name for site in sites), sum(site.numel for site in sites))
 
@@ -167,17 +143,6 @@ class TieredSearch(Strategy):
     def _module_turns(self, order: list[_Part]) -> list[_Part]:
         left_out = [part for part in self._blocks if part not in order]
         turns = [self._modules(block) for block in (*order, *left_out)]
-        if self._order == "sensitivity":
+        if self._options.order == "sensitivity":
             turns = [sorted(modules, key=lambda part: -part.numel) for modules in turns]
         return [part for modules in turns for part in modules]
-
-
-def _check(precisions: Sequence[int], template: Format, order: str, limit: int | None) -> None:
-    if not precisions:
-        raise AllocationError("the list of precisions is empty", "give bit widths, such as 8 6 4")
-    if template.kind != "integer":
-        raise AllocationError(f"{template} is not an integer format", "a template is such as int4-row or int4-g64")
-    if order not in ("sensitivity", "network"):
-        raise AllocationError(f"order {order!r} is not known", "use sensitivity or network")
-    if limit is not None and limit < 1:
-        raise AllocationError(f"a limit of {limit} evaluations leaves nothing to search", "give 1 or more")

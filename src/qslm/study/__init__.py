@@ -2,8 +2,7 @@
 
 from qslm.study.demonstration import Demo, demo
 from qslm.study.loop import search
-from qslm.study.options import Options
 from qslm.study.reselect import select
 from qslm.study.selection import Difference, Figures, Selected, Selection
 
-__all__ = ["Demo", "Difference", "Figures", "Options", "Selected", "Selection", "demo", "search", "select"]
+__all__ = ["Demo", "Difference", "Figures", "Selected", "Selection", "demo", "search", "select"]

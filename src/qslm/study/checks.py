@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from qslm.allocation import Allocation
+from qslm.anatomy import Anatomy
+from qslm.digest import update_digest
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluator, reset_state
 from qslm.formats import FLOAT32
 from qslm.models.parity import check_recurrent
 from qslm.models.spikegpt import SpikeGPT
-from qslm.study.source import update_digest
 from qslm.tasks.task import Task
 
 RECURRENT_SHAPE = (2, 64)  # sequences and tokens that the recurrent form is checked on
@@ -36,6 +37,18 @@ class _Seen:
     ids: Tensor | None
 
 
+def check_precision(model: nn.Module, anatomy: Anatomy) -> None:
+    """Refuse weights that float32, which everything is rounded from, cannot hold. Raises StudyError."""
+    state = model.state_dict()
+    for site in anatomy.sites:
+        weight = state[site.name]
+        if weight.dtype == torch.float64 and not torch.equal(weight.float().double(), weight):
+            raise StudyError(
+                f"{site.name} is float64, with numbers that float32 cannot hold.",
+                "Convert the network first: model.float().",
+            )
+
+
 def check_ground(evaluator: Evaluator, signs: bool) -> list[Check]:
     """Check on the first search batch that the network is deterministic, that an allocation which changes
     nothing changes no bit of its outputs, and that its recurrent form agrees with the parallel one.
@@ -47,16 +60,16 @@ def check_ground(evaluator: Evaluator, signs: bool) -> list[Check]:
     original = _observe(model, task, batch)
     if _observe(model, task, batch).digest != original.digest:
         raise StudyError(
-            "the network answers the same batch differently the second time",
-            "a module of it draws random numbers or keeps a state: give that module a reset() method",
+            "The network answers the same batch differently the second time.",
+            "A module of it draws random numbers or keeps a state: give that module a reset() method.",
         )
     found = [Check("deterministic", "the same batch gives the same bits twice")]
     evaluator.apply(Allocation.float32(anatomy))
-    _refuse_difference(original, _observe(model, task, batch), "an allocation that keeps every site in float32")
+    _refuse_difference(original, _observe(model, task, batch), "An allocation that keeps every site in float32")
     found.append(Check("no-op", "float32 at every site reproduces the float logits bit for bit"))
     if signs and any(site.binarized for site in anatomy.sites):
         evaluator.apply(Allocation.uniform(anatomy, FLOAT32, signs=True))
-        _refuse_difference(original, _observe(model, task, batch), "the binarized embedding stored as signs")
+        _refuse_difference(original, _observe(model, task, batch), "The binarized embedding stored as signs")
         found.append(Check("signs", "the embedding as signs reproduces the float logits bit for bit"))
     evaluator.restore()
     return [*found, _check_recurrent(model, original.ids)]
@@ -65,15 +78,16 @@ def check_ground(evaluator: Evaluator, signs: bool) -> list[Check]:
 def _first_batch(task: Task) -> Any:
     batches = task.batches("search")
     if not len(batches):
-        raise StudyError(f"the search split of {task.name} is empty", "give data to search on")
+        raise StudyError(f"The search split of {task.name} is empty.", "Give data to search on.")
     return batches[0]
 
 
 def _refuse_difference(original: _Seen, seen: _Seen, what: str) -> None:
     if seen.digest != original.digest:
         raise StudyError(
-            f"{what} changes the network's outputs",
-            "no search can be trusted on this network: please report it, with the network",
+            f"{what} changes the network's outputs.",
+            "Look for a module that keeps a copy of its weights, computes in another type than they have, or is marked "
+            "as binarized and reads more than signs.",
         )
 
 

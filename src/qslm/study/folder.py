@@ -2,37 +2,72 @@
 
 import json
 from collections.abc import Mapping
-from math import isfinite
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from qslm import artifact
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import ArtifactError, StudyError
-from qslm.formats.staging import commit, stage
+from qslm.finite import finite
+from qslm.formats.reading import file_digest
+from qslm.formats.staging import write_bytes
 
 STUDY, LEDGER, SELECTION, ARTIFACT = "study.json", "ledger.sqlite", "selection.json", "artifact"
 VERSION = 1  # of study.json
+AGAIN = "Run the search again in this folder."
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that appears whole or not at all; an infinite number becomes null. Raises StudyError."""
-    text = json.dumps(_finite(content), indent=2, sort_keys=False, allow_nan=False).encode() + b"\n"
-
-    def fill(file: IO[bytes]) -> None:
-        file.write(text)
-
+    text = json.dumps(finite(content), indent=2, allow_nan=False).encode() + b"\n"
     try:
-        commit([stage(path, fill)])
+        write_bytes(path, text)
     except ArtifactError as error:
         raise StudyError(error.problem, error.remedy) from error
 
 
-def remove(path: Path) -> None:
-    """Remove a file that no longer holds. Raises StudyError."""
+def remove_selection(run: Path) -> None:
+    """Remove what an earlier search selected, where its budget no longer holds. Raises StudyError."""
+    _remove(run / SELECTION)
+
+
+def remove_artifact(run: Path) -> None:
+    """Remove the packed model of an earlier search, its config last: what is left of it stays known as ours.
+
+    Another model, which qslm never writes there, is left alone. Raises StudyError.
+    """
+    packed = run / ARTIFACT
+    if not artifact.is_artifact(packed):
+        return
+    for name in (artifact.MODEL, artifact.TOKENIZER, artifact.CONFIG):
+        _remove(packed / name)
+    with suppress(OSError):  # somebody's own file in it
+        packed.rmdir()
+
+
+def packed_digest(run: Path, selection: Mapping[str, Any], key: str) -> str | None:
+    """The sha256 of the packed model where `selection` (selection.json) is of the allocation `key`.
+
+    Raises StudyError when the model in the folder is another one.
+    """
+    if selection["selected"]["key"] != key:
+        return None
+    recorded, model = str(selection["artifact"]["sha256"]), run / ARTIFACT / artifact.MODEL
+    try:
+        found = file_digest(model)
+    except ArtifactError as error:
+        raise StudyError(error.problem, AGAIN) from error
+    if found != recorded:
+        raise StudyError(f"{model} has the sha256 {found}, {SELECTION} says {recorded}.", AGAIN)
+    return recorded
+
+
+def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise StudyError(f"cannot remove {path}: {error.strerror}", "choose another folder") from error
+        raise StudyError(f"Cannot remove {path}: {error.strerror}.", "Choose another folder.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -40,22 +75,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise StudyError(f"there is no {path}", "give the run folder of a study") from error
+        raise StudyError(f"There is no {path}.", "Give the run folder of a study.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"cannot read {path}: {error}", "run the search again in this folder") from error
+        raise StudyError(f"Cannot read {path}: {error}.", AGAIN) from error
     if not isinstance(content, dict):
-        raise StudyError(f"{path} is not a JSON object", "run the search again in this folder")
+        raise StudyError(f"{path} is not a JSON object.", AGAIN)
     return content
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float):
-        return float(value) if isfinite(value) else None
-    return value
 
 
 def anatomy_to_dict(anatomy: Anatomy) -> dict[str, Any]:
@@ -83,7 +108,7 @@ def anatomy_from_dict(content: Any) -> Anatomy:
     try:
         return Anatomy(tuple(map(_site, content["sites"])))
     except (KeyError, TypeError, ValueError) as error:
-        raise StudyError(f"{STUDY} holds no anatomy: {error}", "run the search again in this folder") from error
+        raise StudyError(f"{STUDY} holds no anatomy: {error}.", AGAIN) from error
 
 
 def _site(content: dict[str, Any]) -> Site:

@@ -6,12 +6,12 @@ from math import inf, isfinite
 from typing import Any
 
 from qslm.allocation import Allocation
-from qslm.budget import Budget, Candidate, Verdict
-from qslm.errors import StudyError
+from qslm.budget import Budget, Candidate, Verdict, spell_loss
+from qslm.errors import BudgetError, StudyError
 from qslm.evaluation import Evaluation
 from qslm.search import Outcome
-from qslm.tasks.statistics import Comparison, compare
-from qslm.tasks.task import Task
+from qslm.tasks.statistics import Comparison, compare, is_proportion
+from qslm.tasks.task import Losses, Task
 from qslm.units import format_bytes
 
 BASELINE = "baseline"  # the tier of the float network's own evaluation
@@ -71,6 +71,24 @@ class Judged:
         }
 
 
+def check_kind(task: Task, budget: Budget, losses: Losses | None = None) -> None:
+    """Refuse a limit in a unit that the metric has not: points are of a share, and a share has nothing else.
+
+    Accuracy is known as a share by its name, another metric once it has `losses`. Raises BudgetError.
+    """
+    if budget.max_loss is None:
+        return
+    if budget.kind == "points":
+        if not task.higher_is_better:
+            remedy = "Limit its rise: --max-rise 1.0 or --max-rise 2%."
+            raise BudgetError(f"The {task.metric} is no share: it has no points to drop.", remedy)
+    elif task.higher_is_better and (task.metric == "accuracy" or (losses is not None and is_proportion(task, losses))):
+        raise BudgetError(
+            f"The {task.metric} does not rise as a model gets worse: it drops, by points.",
+            "Limit its drop: --max-drop 2, which is 2 points of 100.",
+        )
+
+
 def judge(
     task: Task,
     budget: Budget,
@@ -108,15 +126,15 @@ def nothing_accepted(budget: Budget, judged: Iterable[Judged]) -> StudyError:
     judged = [one for one in judged if one.tier != BASELINE]
     closest = min(judged, key=lambda one: _excess(budget, one), default=None)
     if closest is None:
-        return StudyError("the search made no evaluation", "allow more of them")
+        return StudyError("The search made no evaluation.", "Allow more of them (--limit).")
     loss, bound = closest.comparison.loss, closest.comparison.bound
-    limits = [] if budget.max_loss is None else [f"a loss of at most {spell_loss(budget, budget.max_loss)}"]
+    limits = [] if budget.max_loss is None else [f"a loss of at most {_spell(budget, budget.max_loss)}"]
     limits += [] if budget.max_bytes is None else [f"{format_bytes(budget.max_bytes)} at most"]
     return StudyError(
-        f"none of {len(judged)} evaluations keeps the budget ({', '.join(limits)}); the closest is "
-        f"{closest.note!r}: a loss of {spell_loss(budget, loss)} (95 % bound {spell_loss(budget, bound)}), "
-        f"{format_bytes(closest.evaluation.footprint_file)}",
-        "allow more memory or more loss, or give groups or another quantizer; what was measured is kept",
+        f"None of {len(judged)} evaluations keeps the budget ({', '.join(limits)}); the closest is "
+        f"{closest.note!r}: a loss of {_spell(budget, loss)} (95 % bound {_spell(budget, bound)}), "
+        f"{format_bytes(closest.evaluation.footprint_file)}.",
+        "Allow more memory or more loss, or give groups or another quantizer. What was measured is kept.",
     )
 
 
@@ -131,8 +149,5 @@ def _excess(budget: Budget, one: Judged) -> tuple[float, float]:
     return over, one.comparison.loss if isfinite(one.comparison.loss) else inf
 
 
-def spell_loss(budget: Budget, loss: float) -> str:
-    """A loss in the unit of the budget's kind."""
-    if budget.kind == "points":
-        return f"{loss:.2f} points"
-    return f"{100 * loss:.2f} %" if budget.kind == "relative" else f"{loss:.3f}"
+def _spell(budget: Budget, loss: float) -> str:
+    return spell_loss(budget.kind, loss, signed=False)

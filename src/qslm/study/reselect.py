@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import nn
 
 from qslm.allocation import Allocation
@@ -14,12 +14,11 @@ from qslm.budget import Budget, check_possible, parse_loss
 from qslm.errors import QslmError, StudyError
 from qslm.evaluation import Evaluation, Ledger, Row
 from qslm.study import folder
-from qslm.study.judging import BASELINE, Judged, choose, judge
+from qslm.study.judging import BASELINE, Judged, check_kind, choose, judge
 from qslm.study.selection import Pair, Selection, make_selection
-from qslm.tasks.task import Floats, Losses, Task
+from qslm.tasks.perplexity import Perplexity
+from qslm.tasks.task import Losses, Task, as_task
 from qslm.units import parse_memory
-
-_DAMAGED = "run the search again in this folder"
 
 
 def select(
@@ -31,30 +30,33 @@ def select(
     prefer: Literal["smallest", "score"] | None = None,
     mu: float | None = None,
     decision: Literal["bound", "point"] | None = None,
-    task: Task | None = None,
+    task: Any = None,
 ) -> Selection:
     """Select again from everything that a study has measured; what is not given is as in the study.
 
     `max_memory` is a text such as `30MB` or `14%`, or bytes; `max_drop` points of accuracy, `max_rise` a rise
-    such as `1.0` or `2%`. `task` is needed only when its metric is neither a weighted mean nor a perplexity.
-    Writes nothing. Raises StudyError when nothing is accepted or the folder holds no study, LedgerError.
+    such as `1.0` or `2%`. Giving `mu` asks for the best by score, unless `prefer` says otherwise. `task` is needed
+    only when its metric is neither a weighted mean nor a perplexity. Writes nothing. Raises BudgetError on a budget
+    that the metric cannot have or no evaluation keeps, StudyError when nothing is accepted or the folder holds no
+    whole study, LedgerError.
     """
     run = Path(run)
     study = folder.read_json(run / folder.STUDY)
     anatomy = folder.anatomy_from_dict(study.get("anatomy"))
     try:
         budget = _budget(study["budget"], anatomy, max_memory, max_drop, max_rise, prefer, mu, decision)
-        task = task or recorded_task(study["task"])
+        task = recorded_task(study["task"]) if task is None else as_task(task)
         checkpoint_bytes = int(study["checkpoint"]["bytes"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StudyError(f"{run / folder.STUDY} lacks something: {error}", _DAMAGED) from error
+        raise StudyError(f"{run / folder.STUDY} lacks something: {error}.", folder.AGAIN) from error
     with Ledger.read(run / folder.LEDGER) as ledger:
         rows, reported = ledger.rows("search"), {row.key: row.evaluation for row in ledger.rows("report")}
     baseline = _baseline(rows, task)
+    check_kind(task, budget, baseline.losses)
     judged = [_judged(row, anatomy, task, budget, baseline) for row in rows]
     check_possible(budget.max_bytes, min(one.evaluation.footprint_file for one in judged), anatomy.float32_bytes)
     chosen = choose(budget, judged, task.higher_is_better)
-    return make_selection(
+    selection = make_selection(
         run,
         task,
         budget,
@@ -64,6 +66,17 @@ def select(
         checkpoint_bytes,
         [*(row.evaluation for row in rows), *reported.values()],
     )
+    return replace(selection, packed=_packed(run, selection))
+
+
+def _packed(run: Path, selection: Selection) -> str | None:
+    """The sha256 of the packed model, where it is of the selected allocation."""
+    if not (run / folder.SELECTION).is_file():
+        return None
+    try:
+        return folder.packed_digest(run, folder.read_json(run / folder.SELECTION), selection.allocation.key)
+    except (KeyError, TypeError) as error:
+        raise StudyError(f"{run / folder.SELECTION} lacks something: {error}.", folder.AGAIN) from error
 
 
 def _budget(
@@ -88,7 +101,7 @@ def _budget(
         max_loss,
         kind,
         decision or stored["decision"],
-        prefer or stored["prefer"],
+        stored["prefer"] if prefer is None and mu is None else prefer,
         stored["mu"] if mu is None else mu,
     )
 
@@ -96,11 +109,11 @@ def _budget(
 def _baseline(rows: Sequence[Row], task: Task) -> Evaluation:
     found = next((row.evaluation for row in rows if row.tier == BASELINE), None)
     if found is None:
-        raise StudyError("the study has not measured its baseline yet", "let the search run on")
+        raise StudyError("The study has not measured its baseline yet.", "Let the search run on.")
     if not math.isclose(task.reduce(found.losses), found.value, rel_tol=1e-9):
         raise StudyError(
-            f"the study measured {found.metric} {found.value}, but its losses give {task.reduce(found.losses)}",
-            "give the task that it was made with: select(run, task=...)",
+            f"The study measured {found.metric} {found.value}, but its losses give {task.reduce(found.losses)}.",
+            "Give the task that it was made with: select(run, task=...).",
         )
     return found
 
@@ -109,7 +122,7 @@ def _judged(row: Row, anatomy: Anatomy, task: Task, budget: Budget, baseline: Ev
     try:
         allocation = Allocation.from_json(anatomy, row.allocation)
     except QslmError as error:
-        raise StudyError(f"{folder.STUDY} and the ledger do not fit: {error.problem}", _DAMAGED) from error
+        raise StudyError(f"{folder.STUDY} and the ledger do not fit: {error.problem}", folder.AGAIN) from error
     return judge(task, budget, baseline, row.evaluation, allocation, row.tier, row.note)
 
 
@@ -127,32 +140,18 @@ class RecordedTask(Task):
 
     def batches(self, split: str) -> Sequence[Any]:
         """Raise StudyError: a recorded task has no data."""
-        raise StudyError(f"the data of {self.name} was not recorded", "make the task itself")
+        raise StudyError(f"The data of {self.name} was not recorded.", "Make the task itself.")
 
     def losses(self, model: nn.Module, batch: Any) -> Losses:
         """Raise StudyError: a recorded task measures nothing."""
-        raise StudyError(f"the data of {self.name} was not recorded", "make the task itself")
+        raise StudyError(f"The data of {self.name} was not recorded.", "Make the task itself.")
 
 
-class RecordedPerplexity(RecordedTask):
+class RecordedPerplexity(RecordedTask, Perplexity):
     """The perplexity, exp of the weighted mean."""
-
-    def reduce(self, losses: Losses) -> float:
-        """Perplexity of the recorded nats."""
-        return float(_exp(np.array(super().reduce(losses))))
-
-    def reduce_without_each(self, losses: Losses) -> Floats:
-        """Perplexity `(units,)` with one unit left out."""
-        return _exp(losses.without_each())
 
 
 def recorded_task(content: dict[str, Any]) -> RecordedTask:
     """The task that study.json describes. Raises KeyError, TypeError."""
     kind = RecordedPerplexity if content["metric"] == "perplexity" else RecordedTask
     return kind(str(content["name"]), str(content["metric"]), bool(content["higher_is_better"]), str(content["unit"]))
-
-
-def _exp(values: Floats) -> Floats:
-    with np.errstate(over="ignore"):
-        result: Floats = np.exp(values)
-    return result

@@ -1,11 +1,12 @@
 """The answer of a study: what was selected, what it costs and saves, and what the report split says of it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from qslm.allocation import Allocation
-from qslm.budget import Budget, Conclusion, Kind, conclude, score
+from qslm.budget import Budget, Conclusion, Kind, conclude
 from qslm.evaluation import Evaluation
 from qslm.study.judging import Judged, judge
 from qslm.tasks.statistics import Comparison
@@ -56,8 +57,8 @@ class Selected:
 class Difference:
     """How much worse the selected is than the baseline, in the unit of `kind`, with its two-sided interval.
 
-    conclusion: "met", "not shown" or "broken" from the report split; "not reported" where the selected
-    allocation was never measured on it.
+    conclusion: "met", "not shown", "broken" or "no limit" from the report split; "not reported" where the
+    selected allocation was never measured on it.
     """
 
     split: Split
@@ -75,8 +76,10 @@ class Selection:
     """What a study ends with, or what its ledger answers under another budget.
 
     `baseline`, `selected` and `difference` are of the report split where both were measured on it, else of the
-    search split, as `difference.split` says; the `search_` fields are of the search split. `evaluations`,
-    `tokens_forwarded` and `seconds` count all that was measured, in earlier runs of the study too.
+    search split, as `difference.split` says; the `search_` fields are of the search split. `packed` is the sha256
+    of the packed model; None where the selected allocation is not the one that was packed. `evaluations`,
+    `tokens_forwarded` and `seconds` count what the answer was drawn from: of a search all that it asked for, whether
+    it was measured then or by an earlier run in the same folder; of `select` everything in the ledger.
     """
 
     run: Path
@@ -88,13 +91,14 @@ class Selection:
     search_baseline: Figures
     search_selected: Figures
     search_difference: Difference
+    packed: str | None
     evaluations: int
     tokens_forwarded: int
     seconds: float
 
     @property
     def artifact(self) -> Path:
-        """The folder of the packed model."""
+        """The folder of the packed model, which is that of the search itself."""
         return self.run / "artifact"
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,6 +127,7 @@ class Selection:
                 "difference": vars(self.search_difference),
             },
             "budget": vars(self.budget),
+            "artifact": {"sha256": self.packed},
             "evaluations": self.evaluations,
             "tokens_forwarded": self.tokens_forwarded,
             "seconds": self.seconds,
@@ -145,7 +150,7 @@ def make_selection(
     search: Pair,
     report: Pair | None,
     checkpoint_bytes: int,
-    evaluations: list[Evaluation],
+    evaluations: Collection[Evaluation],
 ) -> Selection:
     """Put the answer together. `report` is None where the chosen allocation was not measured on that split."""
     pair = search if report is None else report
@@ -157,7 +162,7 @@ def make_selection(
         footprint.tensors,
         1 - chosen.memory_ratio,
         1 - footprint.file / checkpoint_bytes,
-        score(figures.value, chosen.memory_ratio, budget.mu, task.higher_is_better),
+        budget.score(figures.value, chosen.memory_ratio, task.higher_is_better),
         chosen.tier,
         chosen.note,
     )
@@ -171,6 +176,7 @@ def make_selection(
         Figures.of(search.baseline, checkpoint_bytes),
         Figures.of(search.selected, footprint.file),
         _difference(task, budget, chosen, search, "search"),
+        None,
         len(evaluations),
         sum(evaluation.tokens for evaluation in evaluations),
         sum(evaluation.seconds for evaluation in evaluations),

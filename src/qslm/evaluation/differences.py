@@ -13,8 +13,8 @@ def refuse_differences(path: Path, stored: dict[str, Any], wanted: dict[str, Any
     found = list(_differences(stored, wanted))
     if found:
         raise LedgerError(
-            f"{path} belongs to another study: " + "; ".join(found),
-            "go on with what it was started with, or give a new folder",
+            f"{path} belongs to another study: " + "; ".join(found) + ".",
+            "Go on with what it was started with, or give a new folder.",
         )
 
 
