@@ -24,10 +24,11 @@ CARD = """# {name}
 | --- | --- |
 | network | SpikeGPT, {layers} layers, {width} wide, {vocabulary_size:,} words, binarized embedding |
 | file | `model.safetensors`, {megabytes:.2f} MB, float16; these values are the baseline of every study |
-| data | {text} |
+| data | {text}: {splits} |
 | command | `{command}` |
-| seed, steps | {seed}, {steps:,} |
-| training time | {minutes:.0f} minutes on two cores |
+| settings | {settings} |
+| steps | {steps:,} |
+| training time | {minutes:.0f} minutes, {threads} threads |
 | PyTorch | {torch} |
 {measured}
 
@@ -49,6 +50,10 @@ Share of tokens on which a neuron fires, by block, after training.
 
 def interval(evaluation: Evaluation, scale: float = 1.0) -> str:
     return f"{evaluation.value * scale:.2f} ({evaluation.low * scale:.2f} to {evaluation.high * scale:.2f})"
+
+
+def listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
 
 
 def measure_text(checkpoint: Checkpoint, data: Path | None) -> dict[str, str]:
@@ -80,7 +85,7 @@ def card(name: str, data: Path | None) -> str:
     checkpoint = load_checkpoint(folder)
     classifier = checkpoint.config["classes"] is not None
     measured = (measure_sentences if classifier else measure_text)(checkpoint, data)
-    settings, history = record["settings"], record["history"]
+    history = record["history"]
     rates = [(row["attention"], row["feed_forward"]) for row in record["rates"]]
     return CARD.format(
         name=name,
@@ -89,12 +94,11 @@ def card(name: str, data: Path | None) -> str:
         else "A spike-driven language model, small enough to ship and to study in minutes.",
         **{key: checkpoint.config[key] for key in ("layers", "width", "vocabulary_size")},
         megabytes=checkpoint.file_bytes / 1e6,
-        text=f"{record['text']}, training split",
-        command=record["command"],
-        seed=settings["seed"],
+        **{key: record[key] for key in ("text", "command", "threads", "torch")},
+        splits=listed({name: f"{count:,}" for name, count in record["splits"].items()}),
+        settings=listed(record["settings"]),
         steps=history["training"][-1][0],
         minutes=history["seconds"] / 60,
-        torch=record["torch"],
         measured="\n".join(f"| {key} | {value} |" for key, value in measured.items()),
         rates="\n".join(f"| {i} | {100 * a:.1f} % | {100 * f:.1f} % |" for i, (a, f) in enumerate(rates)),
     )

@@ -25,10 +25,13 @@ def settings(tiny_data, tmp_path):
 
 
 def test_it_learns_and_a_killed_training_ends_with_the_same_bits(settings, start, small_tokenizer, killed_at, tmp_path):
-    folder = train_classifier(settings, start, small_tokenizer)
+    folder = train_classifier(settings, start, small_tokenizer, given=("--init", "spikegpt-mini"))
     model = load_model(folder)
     assert model.config.classes == 2 and "head.weight" not in model.state_dict()
-    history = json.loads((folder / "training.json").read_text())["history"]
+    record = json.loads((folder / "training.json").read_text())
+    assert record["command"].startswith("qslm train classifier --init spikegpt-mini -o run --epochs 5 --batch 16 ")
+    assert record["splits"]["search"] == 40 and record["splits"]["report"] == 20
+    history = record["history"]
     assert history["validation"][-1][1] >= 0.9
     other = replace(settings, output=tmp_path / "other")
     killed_at(70, train_classifier, other, start, small_tokenizer)

@@ -49,6 +49,13 @@ def test_checkpoint_is_complete_and_the_loss_fell(finished):
     losses = [loss for _, loss in record["history"]["training"]]
     assert [step for step, _ in record["history"]["training"]] == [50, 100, 120]
     assert losses[-1] < losses[0] - 0.5 and record["history"]["validation"][-1][1] < losses[0]
+    assert record["command"] == (
+        "qslm train lm -o run --width 16 --layers 1 --vocabulary 280 --context 16 --batch 4 --tokens 7680 --rate 0.01 "
+        "--warmup-steps 10"
+    )
+    assert record["text"] == "WikiText-2" and record["splits"]["training tokens"] > 1000
+    assert record["splits"]["validation tokens"] % 16 == 0 and record["settings"]["seed"] == 0
+    assert record["torch"] == torch.__version__ and record["threads"] == 1
     assert len(record["rates"]) == 1 and 0 <= record["rates"][0]["attention"] <= 1
     assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
 
@@ -105,20 +112,6 @@ def test_damaged_state_is_refused(damage, settings, killed_at):
         train_lm(settings)
 
 
-def test_no_half_written_state_is_left(settings, killed_at, monkeypatch):
-    killed_at(60, train_lm, settings)
-    before = (settings.output / "training.pt").read_bytes()
-
-    def full_disk(state, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        train_lm(settings)
-    assert (settings.output / "training.pt").read_bytes() == before
-
-
 def test_global_generator_is_not_touched(settings):
     before = torch.random.get_rng_state()
     train_lm(replace(settings, tokens=2 * 64))
@@ -153,3 +146,23 @@ def test_every_window_is_seen_once_an_epoch(count, batch):
     assert len(epochs) >= 4 and all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert count < 5 or epochs[0] != epochs[1]
     assert count < 5 or windows_of_step(count, count, 0, seed=4) != windows_of_step(count, count, 0, seed=5)
+
+
+def test_an_epoch_is_shuffled_once(monkeypatch):
+    drawn = []
+    randperm = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *given, **named: drawn.append(given) or randperm(*given, **named))
+    for step in range(10):
+        windows_of_step(41, 8, step, seed=6)
+    assert len(drawn) == 2
+
+
+def test_a_saved_state_from_before_torch_and_threads_were_kept_is_read(settings, finished):
+    train_lm(settings)
+    path = settings.output / "training.pt"
+    state = torch.load(path, weights_only=True)
+    history = json.loads(state["history"])
+    assert (history.pop("torch"), history.pop("threads")) == (torch.__version__, 1)
+    torch.save({**state, "history": json.dumps(history)}, path)
+    record = json.loads((train_lm(settings) / "training.json").read_text())
+    assert record["threads"] == 1 and record["history"] == history

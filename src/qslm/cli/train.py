@@ -7,6 +7,8 @@ import typer
 
 from qslm.cli.options import Data, Threads, Tokenizer, use_threads
 from qslm.cli.progress import Listener
+from qslm.training import ClassifierSettings, LanguageModelSettings
+from qslm.training.settings import LARGEST_DROPOUT
 
 app = typer.Typer(
     help="Train a SpikeGPT: a language model, or a classifier from it. The same command goes on after a stop.",
@@ -15,7 +17,9 @@ app = typer.Typer(
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the checkpoint.", show_default=False)]
 Rate = Annotated[float, typer.Option("--rate", min=0.0, help="Peak learning rate.")]
-Dropout = Annotated[float, typer.Option("--dropout", min=0.0, max=0.99, help="Share of values dropped.")]
+Dropout = Annotated[float, typer.Option("--dropout", min=0.0, max=LARGEST_DROPOUT, help="Share of values dropped.")]
+WarmUp = Annotated[int, typer.Option("--warmup-steps", min=0, help="Steps in which the learning rate grows.")]
+Decay = Annotated[float, typer.Option("--weight-decay", min=0.0, help="Weight decay of the matrices.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same network.")]
 
 
@@ -23,19 +27,27 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives th
 def lm(
     output: Output,
     data: Data = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to train on in all.")] = 24_000_000,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="Tokens to train on in all.")
+    ] = LanguageModelSettings.tokens,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, help="Optimizer steps, in place of --tokens.", show_default=False),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Windows of a step.")] = 16,
-    context: Annotated[int, typer.Option("--context", min=2, help="Tokens of a window.")] = 256,
-    width: Annotated[int, typer.Option("--width", min=1, help="Width of the network.")] = 256,
-    layers: Annotated[int, typer.Option("--layers", min=1, help="Number of blocks.")] = 6,
-    vocabulary: Annotated[int, typer.Option("--vocabulary", min=257, help="Words of the tokenizer.")] = 4096,
-    rate: Rate = 2e-3,
-    dropout: Dropout = 0.1,
-    seed: Seed = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Windows of a step.")] = LanguageModelSettings.batch,
+    context: Annotated[
+        int, typer.Option("--context", min=2, help="Tokens of a window.")
+    ] = LanguageModelSettings.context,
+    width: Annotated[int, typer.Option("--width", min=1, help="Width of the network.")] = LanguageModelSettings.width,
+    layers: Annotated[int, typer.Option("--layers", min=1, help="Number of blocks.")] = LanguageModelSettings.layers,
+    vocabulary: Annotated[
+        int, typer.Option("--vocabulary", min=258, help="Words of the tokenizer.")
+    ] = LanguageModelSettings.vocabulary,
+    rate: Rate = LanguageModelSettings.peak_rate,
+    warmup_steps: WarmUp = LanguageModelSettings.warmup_steps,
+    weight_decay: Decay = LanguageModelSettings.weight_decay,
+    dropout: Dropout = LanguageModelSettings.dropout,
+    seed: Seed = LanguageModelSettings.seed,
     threads: Threads = None,
 ) -> None:
     """Train a language model on WikiText-2, with a tokenizer of its own.
@@ -43,7 +55,7 @@ def lm(
     Example: [bold]qslm train lm -o my-model --width 128 --layers 4 --tokens 2000000[/bold]
     """
     use_threads(threads)
-    from qslm.training import LanguageModelSettings, train_lm
+    from qslm.training import train_lm
 
     settings = LanguageModelSettings(
         output=output,
@@ -55,6 +67,8 @@ def lm(
         batch=batch,
         tokens=tokens if steps is None else steps * batch * context,
         peak_rate=rate,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
         dropout=dropout,
         seed=seed,
     )
@@ -71,11 +85,15 @@ def classifier(
     ] = None,
     data: Data = None,
     tokenizer: Tokenizer = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over SST-2 train.")] = 4,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences of a step.")] = 64,
-    rate: Rate = 5e-4,
-    dropout: Dropout = 0.1,
-    seed: Seed = 0,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, help="Passes over SST-2 train.")
+    ] = ClassifierSettings.epochs,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences of a step.")] = ClassifierSettings.batch,
+    rate: Rate = ClassifierSettings.peak_rate,
+    warmup_steps: WarmUp = ClassifierSettings.warmup_steps,
+    weight_decay: Decay = ClassifierSettings.weight_decay,
+    dropout: Dropout = ClassifierSettings.dropout,
+    seed: Seed = ClassifierSettings.seed,
     threads: Threads = None,
 ) -> None:
     """Train a classifier on SST-2, from a language model or from nothing.
@@ -83,14 +101,24 @@ def classifier(
     Example: [bold]qslm train classifier --init spikegpt-mini -o my-classifier[/bold]
     """
     use_threads(threads)
-    from qslm.training import ClassifierSettings, train_classifier
+    from qslm.training import train_classifier
 
     settings = ClassifierSettings(
-        output=output, data=data, epochs=epochs, batch=batch, peak_rate=rate, dropout=dropout, seed=seed
+        output=output,
+        data=data,
+        epochs=epochs,
+        batch=batch,
+        peak_rate=rate,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        dropout=dropout,
+        seed=seed,
     )
     with Listener() as progress:
         model, words = _start(init, tokenizer, progress)
-        print(train_classifier(settings, model, words, progress))
+        named = (("--init", init), ("--tokenizer", tokenizer))
+        given = [word for option, value in named if value is not None for word in (option, str(value))]
+        print(train_classifier(settings, model, words, progress, given))
 
 
 def _start(init: str | None, tokenizer: Path | None, progress: Listener) -> tuple[Any, Any]:

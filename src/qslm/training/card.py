@@ -1,9 +1,9 @@
 """What a finished training leaves: a checkpoint folder with its model card, loss curve and firing rates."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -11,10 +11,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from qslm.errors import TrainingError
-from qslm.formats import container
+from qslm.formats.container import stage_tensors
+from qslm.formats.staging import Staged, commit, discard, stage, stage_bytes
 from qslm.models.neurons import SpikeTrace
 from qslm.models.spikegpt import SpikeGPT
-from qslm.training.loop import History
+from qslm.training.folder import saving
+from qslm.training.loop import History, device_of
 
 
 def firing_rates(model: SpikeGPT, ids: Tensor, mask: Tensor | None = None) -> list[dict[str, float]]:
@@ -24,36 +26,59 @@ def firing_rates(model: SpikeGPT, ids: Tensor, mask: Tensor | None = None) -> li
     """
     model.eval()
     trace = SpikeTrace()
-    with torch.inference_mode():
-        model(ids, mask, trace)
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+    ids, real = ids.to(device_of(model)), real.to(device_of(model))
+    with torch.inference_mode():
+        model(ids, None if mask is None else real, trace)
     rates = [float(spikes[real].mean()) for spikes in trace.spikes]
     return [{"attention": a, "feed_forward": f} for a, f in zip(rates[::2], rates[1::2], strict=True)]
 
 
 def write_checkpoint(
-    folder: Path, model: SpikeGPT, tokenizer: Tokenizer, history: History, record: dict[str, Any]
+    folder: Path, model: SpikeGPT, tokenizer: Tokenizer, history: History, record: Mapping[str, Any]
 ) -> Path:
     """Write `model.safetensors` in float16, `config.json`, `tokenizer.json`, `training.json` and `loss.png`.
 
-    Raises TrainingError on a weight beyond float16's range.
+    All are written beside their places and moved there together, the weights last. Raises TrainingError on a weight
+    beyond float16's range, and when a file cannot be written; then the folder is as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise TrainingError(f"{name} has values beyond float16's range.", "Train with a lower rate or more decay.")
-    container.write(folder / "model.safetensors", state)
-    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
-    record = {**record, "torch": torch.__version__, "history": asdict(history)}
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    draw_loss(history, folder / "loss.png")
+    full = {
+        **record,
+        "torch": history.torch or torch.__version__,
+        "threads": history.threads or torch.get_num_threads(),
+        "history": {name: getattr(history, name) for name in ("training", "validation", "seconds")},
+    }
+    texts = {
+        "tokenizer.json": tokenizer.to_str(),
+        "config.json": json.dumps(model.config.to_dict(), indent=2) + "\n",
+        "training.json": json.dumps(full, indent=1) + "\n",
+    }
+    staged: list[Staged] = []
+    with saving(folder):
+        try:
+            for file in _stage_all(folder, texts, history, state):
+                staged.append(file)
+            commit(staged)
+        finally:
+            discard(staged)  # finds nothing where all were moved
     return folder
 
 
-def draw_loss(history: History, path: Path) -> None:
-    """Draw training and validation curve into a PNG."""
+def _stage_all(
+    folder: Path, texts: Mapping[str, str], history: History, state: Mapping[str, Tensor]
+) -> Iterator[Staged]:
+    for name, text in texts.items():
+        yield stage_bytes(folder / name, text.encode())
+    yield stage(folder / "loss.png", lambda file: draw_loss(history, file))
+    yield stage_tensors(folder / "model.safetensors", state, "")[0]
+
+
+def draw_loss(history: History, file: IO[bytes]) -> None:
+    """Draw training and validation curve as a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for label, points in (("training", history.training), ("validation", history.validation)):
@@ -62,4 +87,4 @@ def draw_loss(history: History, path: Path) -> None:
     axes.set_ylabel("loss (nats) or accuracy")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=110)
+    figure.savefig(file, format="png", dpi=110)

@@ -1,9 +1,9 @@
 """`qslm train classifier`: a sentence classifier, fine-tuned from a language model or from nothing."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -11,32 +11,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qslm.data.files import LabelledText
-from qslm.data.sst2 import load_sst2
+from qslm.data.sst2 import LabelledCorpus, load_sst2
 from qslm.data.tokenizer import encode, padding_id, train_tokenizer
+from qslm.digest import update_digest
 from qslm.errors import TrainingError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
-from qslm.training.initialize import new_spikegpt
-from qslm.training.loop import OptimizerSettings, generator_of, train
+from qslm.training.folder import STATE, held, refuse_foreign
+from qslm.training.initialize import new_spikegpt, training_device
+from qslm.training.loop import OptimizerSettings, device_of, generator_of, train
+from qslm.training.settings import ClassifierSettings, chosen, command
 
 NEW_VOCABULARY = 4096
 POOL = 32  # batches whose sentences are sorted by length together
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """What `qslm train classifier` can be told; the defaults made `spikegpt-mini-sst2`."""
-
-    output: Path
-    data: Path | None = None
-    epochs: int = 4
-    batch: int = 64
-    peak_rate: float = 5e-4
-    warmup_steps: int = 200
-    weight_decay: float = 0.1
-    dropout: float = 0.1
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,23 +55,38 @@ def train_classifier(
     start: SpikeGPT | None = None,
     tokenizer: Tokenizer | None = None,
     progress: Progress = SILENT,
+    given: Sequence[str] = (),
 ) -> Path:
     """Fine-tune `start` (or a new network of the mini's size) on SST-2 train; return the folder of the checkpoint.
 
-    Without a `tokenizer` one is trained on the training sentences; `start` needs the one it was trained with. The
+    Without a `tokenizer` one is trained on the training sentences; `start` needs the one it was trained with. `given`
+    are the words of the command line that named them, such as `("--init", "spikegpt-mini")`, for the record. The
     head of a language model gives way to a mean-pooled classifier. Validation is the search split; dev stays unseen.
-    A killed training goes on where it was saved. Raises TrainingError or DataError.
+    A killed training goes on where it was saved. Raises TrainingError, also when the folder holds or makes something
+    else, or DataError.
     """
+    refuse_foreign(settings.output)
     corpus = load_sst2(settings.data, progress)
-    tokenizer = tokenizer or train_tokenizer(corpus.calibrate.sentences, NEW_VOCABULARY)
-    model = classifier_from(start, tokenizer, corpus.classes, settings.seed)
+    with held(settings.output):
+        tokenizer = tokenizer or train_tokenizer(corpus.calibrate.sentences, NEW_VOCABULARY)
+        model = classifier_from(start, tokenizer, corpus.classes, settings.seed).to(training_device())
+        return _train(settings, model, tokenizer, corpus, given, progress)
+
+
+def _train(
+    settings: ClassifierSettings,
+    model: SpikeGPT,
+    tokenizer: Tokenizer,
+    corpus: LabelledCorpus,
+    given: Sequence[str],
+    progress: Progress,
+) -> Path:
     model.dropout.rate = settings.dropout
-    start_digest = digest_of(model)
     training, search = (
         Sentences.encoded(text, tokenizer, model.config.context_length) for text in (corpus.calibrate, corpus.search)
     )
     steps_per_epoch = -(-len(training.ids) // settings.batch)
-    identity = {key: value for key, value in asdict(settings).items() if key not in ("output", "data")}
+    text, start = corpus.source.name, digest_of(model)
     history = train(
         model,
         OptimizerSettings(
@@ -92,13 +95,17 @@ def train_classifier(
         _Loss(model, training, settings),
         lambda: accuracy(model, search, settings.batch),
         validate_every=steps_per_epoch,
-        state_file=settings.output / "training.pt",
-        identity=identity | {"text": corpus.source.name, "sentences": len(training.ids), "start": start_digest},
+        state_file=settings.output / STATE,
+        identity=chosen(settings) | {"text": text, "sentences": len(training.ids), "start": start},
         progress=progress,
     )
-    ids, mask = search.padded(list(range(min(64, len(search.ids)))))
-    record: dict[str, Any] = {"command": "qslm train classifier", "text": corpus.source.name, "settings": identity}
-    record["rates"] = firing_rates(model, ids, mask)
+    record = {
+        "command": command("qslm train classifier", settings, given),
+        "text": text,
+        "settings": chosen(settings),
+        "splits": dict(corpus.counts),
+        "rates": firing_rates(model, *search.padded(list(range(min(64, len(search.ids)))))),
+    }
     return write_checkpoint(settings.output, model, tokenizer, history, record)
 
 
@@ -122,11 +129,14 @@ def classifier_from(start: SpikeGPT | None, tokenizer: Tokenizer, classes: int, 
 
 
 def digest_of(model: SpikeGPT) -> str:
-    """Return the sha256 of the parameters, so that a training goes on only from the network it began with."""
+    """Return the sha256 of names and parameters, so that a training goes on only from the network it began with.
+
+    It stands in the saved states of trainings: another digest of the same network would orphan them.
+    """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+        update_digest(digest, [tensor])
     return digest.hexdigest()
 
 
@@ -144,12 +154,14 @@ def batches_of_epoch(lengths: list[int], batch: int, epoch: int, seed: int) -> l
 def accuracy(model: SpikeGPT, sentences: Sentences, batch: int) -> float:
     """Share of sentences whose class the model finds, evaluation mode."""
     model.eval()
+    device = device_of(model)
     order = sorted(range(len(sentences.ids)), key=lambda i: len(sentences.ids[i]))
     right = 0
     with torch.inference_mode():
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            right += int((model(*sentences.padded(chosen)).argmax(1) == sentences.labels[chosen]).sum())
+            ids, mask = (tensor.to(device) for tensor in sentences.padded(chosen))
+            right += int((model(ids, mask).argmax(1).cpu() == sentences.labels[chosen]).sum())
     return right / len(order)
 
 
@@ -169,9 +181,10 @@ class _Loss:
             self.epoch = epoch
             self.batches = batches_of_epoch(lengths, self.settings.batch, epoch, self.settings.seed)
         self.model.train()
-        self.model.dropout.generator = generator_of(self.settings.seed, step)
-        chosen = self.batches[place]
-        ids, mask = self.sentences.padded(chosen)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        device = device_of(self.model)
+        self.model.dropout.generator = generator_of(self.settings.seed, step, device)
+        places = self.batches[place]
+        ids, mask = (tensor.to(device) for tensor in self.sentences.padded(places))
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = self.model(ids, mask)
-        return F.cross_entropy(logits.float(), self.sentences.labels[chosen])
+        return F.cross_entropy(logits.float(), self.sentences.labels[places].to(device))

@@ -8,6 +8,11 @@ from torch import nn
 from qslm.models.spikegpt import Block, SpikeGPT, SpikeGPTConfig
 
 
+def training_device() -> torch.device:
+    """Return a GPU where PyTorch sees one, as for loaded checkpoints."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def new_spikegpt(config: SpikeGPTConfig, seed: int) -> SpikeGPT:
     """Return an untrained network; PyTorch's own initialization, which draws from a global generator, is not run."""
     with torch.device("meta"):

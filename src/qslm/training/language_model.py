@@ -1,114 +1,94 @@
 """`qslm train lm`: a SpikeGPT language model from a text, on a CPU."""
 
-from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional as F
 
-from qslm.data.tokenizer import encode, load_tokenizer, train_tokenizer
+from qslm.data.tokenizer import encode, train_tokenizer
 from qslm.data.wikitext2 import TextCorpus, load_wikitext2
 from qslm.errors import TrainingError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
-from qslm.training.initialize import new_spikegpt
-from qslm.training.loop import OptimizerSettings, generator_of, train
+from qslm.training.folder import STATE, held, refuse_foreign
+from qslm.training.initialize import new_spikegpt, training_device
+from qslm.training.loop import OptimizerSettings, device_of, generator_of, train
 from qslm.training.loss import next_token_loss
+from qslm.training.settings import LanguageModelSettings, chosen, command
 
 VALIDATION_WINDOWS = 64
 VALIDATION_BATCH = 8  # windows at once
 
 
-@dataclass(frozen=True)
-class LanguageModelSettings:
-    """What `qslm train lm` can be told; the defaults made `spikegpt-mini`."""
-
-    output: Path
-    data: Path | None = None
-    width: int = 256
-    layers: int = 6
-    vocabulary: int = 4096
-    context: int = 256
-    batch: int = 16
-    tokens: int = 24_000_000
-    peak_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.1
-    dropout: float = 0.1
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps."""
-        return max(1, self.tokens // (self.batch * self.context))
-
-
 def train_lm(settings: LanguageModelSettings, progress: Progress = SILENT) -> Path:
     """Train a language model on WikiText-2 train and return the folder of its checkpoint.
 
-    A killed training goes on where it was saved when it is started again. Raises TrainingError or DataError.
+    The tokenizer is trained anew each time, which gives the same one. A killed training goes on where it was saved
+    when it is started again. Raises TrainingError, also when the folder holds or makes something else, or DataError.
     """
+    refuse_foreign(settings.output)
     corpus = load_wikitext2(settings.data, progress)
-    tokenizer = _tokenizer(corpus, settings)
+    with held(settings.output):
+        return _train(settings, corpus, progress)
+
+
+def _train(settings: LanguageModelSettings, corpus: TextCorpus, progress: Progress) -> Path:
+    tokenizer = train_tokenizer(corpus.calibrate.splitlines(keepends=True), settings.vocabulary)
     ids = encode(tokenizer, corpus.calibrate)
     validation = encode(tokenizer, corpus.search)[: VALIDATION_WINDOWS * settings.context + 1]
     _check_length("training", ids, 2 * settings.context + 1)  # the cut between windows moves by up to one
     _check_length("validation", validation, settings.context + 1)
+    windows = _windows(validation, settings.context)
     config = SpikeGPTConfig(
         tokenizer.get_vocab_size(), settings.width, settings.layers, 4 * settings.width, settings.context
     )
-    model = new_spikegpt(config, settings.seed)
+    model = new_spikegpt(config, settings.seed).to(training_device())
     model.dropout.rate = settings.dropout
-    identity = {key: value for key, value in asdict(settings).items() if key not in ("output", "data")}
     history = train(
         model,
         OptimizerSettings(settings.steps, settings.peak_rate, settings.warmup_steps, settings.weight_decay),
         lambda step: _training_loss(model, ids, settings, step),
-        lambda: _validation_loss(model, *_windows(validation, settings.context)),
+        lambda: _validation_loss(model, *windows),
         validate_every=250,
-        state_file=settings.output / "training.pt",
-        identity=identity | {"text": corpus.source.name, "training_tokens": len(ids)},
+        state_file=settings.output / STATE,
+        identity=chosen(settings) | {"text": corpus.source.name, "training_tokens": len(ids)},
         progress=progress,
     )
-    sample = _windows(validation, settings.context)[0][:VALIDATION_BATCH]
-    record: dict[str, Any] = {"command": "qslm train lm", "text": corpus.source.name, "settings": identity}
-    record["rates"] = firing_rates(model, sample)
+    record = {
+        "command": command("qslm train lm", settings),
+        "text": corpus.source.name,
+        "settings": chosen(settings),
+        "splits": {"training tokens": len(ids), "validation tokens": windows[1].numel()},
+        "rates": firing_rates(model, windows[0][:VALIDATION_BATCH]),
+    }
     return write_checkpoint(settings.output, model, tokenizer, history, record)
 
 
 def windows_of_step(count: int, batch: int, step: int, seed: int) -> list[int]:
     """Return which `batch` of `count` windows step `step` sees; every epoch has its own order."""
-    chosen = []
-    for position in range(step * batch, (step + 1) * batch):
-        epoch, place = divmod(position, count)
-        generator = generator_of(seed, epoch)
-        chosen.append(int(torch.randperm(count, generator=generator)[place]))
-    return chosen
+    places = (divmod(position, count) for position in range(step * batch, (step + 1) * batch))
+    return [int(_order_of_epoch(count, epoch, seed)[place]) for epoch, place in places]
 
 
-def _tokenizer(corpus: TextCorpus, settings: LanguageModelSettings) -> Tokenizer:
-    path = settings.output / "tokenizer.json"
-    if path.exists():
-        return load_tokenizer(path)
-    tokenizer = train_tokenizer(corpus.calibrate.splitlines(keepends=True), settings.vocabulary)
-    settings.output.mkdir(parents=True, exist_ok=True)
-    path.write_text(tokenizer.to_str(), encoding="utf-8")
-    return tokenizer
+@lru_cache(maxsize=2)  # a step sees the end of one epoch and the start of the next
+def _order_of_epoch(count: int, epoch: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=generator_of(seed, epoch))
 
 
 def _training_loss(model: SpikeGPT, ids: Tensor, settings: LanguageModelSettings, step: int) -> Tensor:
+    device = device_of(model)
     generator = generator_of(settings.seed, step)
     model.train()
-    model.dropout.generator = generator
+    model.dropout.generator = generator if device.type == "cpu" else generator_of(settings.seed, step, device)
     count = (len(ids) - 1) // settings.context - 1
     starts = torch.tensor(windows_of_step(count, settings.batch, step, settings.seed)) * settings.context
     # The cut between windows moves, so that every token is once the first and once the last of a window.
     starts += int(torch.randint(settings.context, (), generator=generator))
-    windows = ids[starts[:, None] + torch.arange(settings.context + 1)]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    windows = ids[starts[:, None] + torch.arange(settings.context + 1)].to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         x, _ = model.hidden(windows[:, :-1], None, None)
     return next_token_loss(x.flatten(0, 1), model.head.weight, windows[:, 1:].flatten())
 
@@ -129,9 +109,9 @@ def _windows(ids: Tensor, context: int) -> tuple[Tensor, Tensor]:
 def _validation_loss(model: SpikeGPT, inputs: Tensor, targets: Tensor) -> float:
     """Mean nats per token over windows (windows, context), evaluation mode, float32."""
     model.eval()
-    total = 0.0
+    device, total = device_of(model), 0.0
     with torch.inference_mode():
         for window, target in zip(inputs.split(VALIDATION_BATCH), targets.split(VALIDATION_BATCH), strict=True):
-            logits = model(window)
-            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum"))
+            logits = model(window.to(device)).flatten(0, 1)
+            total += float(F.cross_entropy(logits, target.to(device).flatten(), reduction="sum"))
     return total / targets.numel()

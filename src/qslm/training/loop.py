@@ -2,19 +2,20 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
 from qslm import _native
 from qslm.errors import TrainingError
+from qslm.formats.staging import commit, stage
 from qslm.progress import Progress
+from qslm.training.folder import saving
 
 SAVE_SECONDS = 120.0
 FINAL_RATE = 0.02  # share of the peak rate at the end of the cosine
@@ -40,19 +41,29 @@ class OptimizerSettings:
 
 @dataclass
 class History:
-    """What a training has seen: mean training loss and validation figures, by step."""
+    """What a training has seen: mean training loss and validation figures, by step.
+
+    `torch` and `threads` are of the process that trained last; empty in a state from before they were kept.
+    """
 
     training: list[tuple[int, float]] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
+    torch: str = ""
+    threads: int = 0
 
 
-def generator_of(seed: int, number: int) -> torch.Generator:
-    """Return the generator of step or epoch `number` of the training with `seed`.
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the parameters of `model` are."""
+    return next(model.parameters()).device
+
+
+def generator_of(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return the generator of step or epoch `number` of the training with `seed`, for tensors on `device`.
 
     PyTorch's CPU generator sees only the low 32 bits of what seeds it, so both are mixed into those.
     """
-    return torch.Generator().manual_seed((seed * 0x9E3779B1 + number) % 2**32)
+    return torch.Generator(device).manual_seed((seed * 0x9E3779B1 + number) % 2**32)
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
@@ -78,7 +89,7 @@ def train(
 
     `loss_of_step(step)` draws everything random from the step's number, so a training that was killed goes on from
     `state_file` with the same batches and the same dropout. Raises TrainingError when `state_file` belongs to a
-    training with another `identity`, or when the loss is no longer finite.
+    training with another `identity` or cannot be written, or when the loss is no longer finite.
     """
     _native.keep_freed_memory()
     optimizer = make_optimizer(model, settings)
@@ -107,6 +118,7 @@ def train(
             progress.message(f"step {step + 1}: validation {history.validation[-1][1]:.4f}")
         if last or (time.monotonic() - saved > SAVE_SECONDS and not recent):
             history.seconds += time.monotonic() - clock
+            history.torch, history.threads = torch.__version__, torch.get_num_threads()
             clock = saved = time.monotonic()
             save(state_file, identity, step + 1, model, optimizer, history)
     return history
@@ -120,7 +132,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     history: History,
 ) -> None:
-    """Write the state so that a kill at any moment leaves the old or the new one."""
+    """Write the state so that a kill at any moment leaves the old or the new one. Raises TrainingError."""
     state = {
         "identity": json.dumps(identity, sort_keys=True),
         "step": step,
@@ -128,13 +140,12 @@ def save(
         "optimizer": optimizer.state_dict(),
         "history": json.dumps(asdict(history)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+
+    def content(file: IO[bytes]) -> None:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+
+    with saving(path.parent):
+        commit([stage(path, content)])
 
 
 def resume(
@@ -149,7 +160,8 @@ def resume(
         step, history = int(state["step"]), History(**json.loads(state["history"]))
         tensors, moments = dict(state["model"]), dict(state["optimizer"])
     except Exception as error:  # a damaged file fails in many ways inside torch.load
-        raise TrainingError(f"{path} is not the state of a training: {error}", "Delete it to start anew.") from error
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise TrainingError(f"{path} is not the state of a training: {reason}.", "Delete it to start anew.") from error
     changed = {
         key: (before.get(key), identity.get(key)) for key in before | identity if before.get(key) != identity.get(key)
     }
@@ -160,5 +172,6 @@ def resume(
         model.load_state_dict(tensors)
         optimizer.load_state_dict(moments)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise TrainingError(f"{path} is of another network: {error}", "Name another output folder.") from error
+        reason = str(error).strip().rstrip(".")
+        raise TrainingError(f"{path} is of another network: {reason}.", "Name another output folder.") from error
     return step, history
