@@ -34,9 +34,8 @@ class Source:
 def data_files(folder: Path | None, names: Sequence[str], progress: Progress = SILENT) -> list[Path] | None:
     """Paths of the files `names` in the data folder, or None where no folder has all of them.
 
-    `folder` is what the user names; without it the environment variable QSLM_DATA is asked. Raises DataError
-    when a folder that the user names lacks a file; a QSLM_DATA that lacks one is told, and other sources are
-    tried.
+    `folder` is what the user names; without it the environment variable QSLM_DATA is asked. Raises DataError when
+    a folder that the user names lacks a file; a QSLM_DATA that lacks one is told, and other sources are tried.
     """
     named = folder or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
     if named is None:

@@ -62,8 +62,7 @@ def split_search(
     SST-2's training phrases are all constituents of the parsed sentences, so most stand inside others. Drawn
     are phrases of eight words or more that stand inside no other phrase (an equal one counts once); removed
     from training is every phrase of four words or more that a drawn one contains. Returns (the remaining
-    training phrases, the search phrases, counts). Raises DataError when there are fewer than `size` such
-    phrases.
+    training phrases, the search phrases, counts). Raises DataError when there are fewer than `size` such phrases.
     """
     words = [tuple(sentence.split()) for sentence in train.sentences]
     outermost = outermost_phrases(words)
