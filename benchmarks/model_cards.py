@@ -28,7 +28,7 @@ CARD = """# {name}
 | command | `{command}` |
 | settings | {settings} |
 | steps | {steps:,} |
-| training time | {minutes:.0f} minutes, {threads} threads |
+| training time, threads | {minutes:.0f} minutes, {threads} |
 | PyTorch | {torch} |
 {measured}
 
