@@ -123,3 +123,40 @@ def test_a_run_folder_that_is_a_file_is_refused(refused, checkpoint, text):
 
 def test_select_needs_a_study(refused, tmp_path):
     assert "study.json" in refused("select", tmp_path, "--max-memory", "1MB")
+
+
+def test_an_impossible_budget_is_refused_before_the_weights_are_looked_at(refused, checkpoint, text, monkeypatch):
+    monkeypatch.setattr("qslm.loading.load_checkpoint", None)
+    words = ("search", checkpoint, "--task", "text", "--file", text, "-o", "run", "--max-memory", "2000B")
+    told = refused(*words)
+    exact = re.search(r"--max-memory (\d+)B", told)
+    assert exact and int(exact[1]) > 2000 and "kB" in told
+
+
+def test_the_budget_that_the_refusal_names_is_possible(refused, call, checkpoint, text, tmp_path):
+    words = ("search", checkpoint, "--task", "text", "--file", text, *SURE, *FAST, "--limit", 1, "-o", tmp_path / "run")
+    nearest = re.search(r"--max-memory (\d+B)", refused(*words, "--max-memory", "1B"))[1]
+    result = call(*words, "--max-memory", nearest, "--precisions", "4", "--max-rise", "10000%", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["selected"]["bytes"] == int(nearest.removesuffix("B"))
+
+
+def test_a_limit_of_the_other_kind_is_refused_before_loading(refused, checkpoint, classifier, text, table, monkeypatch):
+    monkeypatch.setattr("qslm.loading.load_skeleton", None)
+    told = refused("search", classifier, "--task", "labelled", "--file", table, "--max-rise", "2", "-o", "run")
+    assert "--max-drop" in told
+    told = refused("search", checkpoint, "--task", "text", "--file", text, "--max-drop", "2", "-o", "run")
+    assert "--max-rise" in told
+
+
+def test_memory_alone_on_a_classifier_tells_losses_in_points(call, classifier, table, tmp_path):
+    words = ("search", classifier, "--task", "labelled", "--file", table, "--max-memory", "50%", *SURE)
+    result = call(*words, "--precisions", "8", "--limit", 1, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert "points" in result.stdout and "no limit" in result.stdout
+
+
+def test_giving_mu_asks_for_the_score(run, call):
+    for words, prefer in ((["--mu", "0"], "score"), (["--mu", "3", "--prefer", "smallest"], "smallest")):
+        result = call("select", run, "--max-rise", "400%", *words, "--json")
+        assert json.loads(result.stdout)["budget"]["prefer"] == prefer

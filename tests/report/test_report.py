@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from qslm.errors import QslmError, StudyError
-from qslm.report import write_report
+from qslm.report import write_command, write_report
 from qslm.report.read import read_run
 
 
@@ -177,3 +177,20 @@ def test_a_page_that_cannot_be_written_is_a_study_error(run, tmp_path):
     (copy / "figures").write_text("a file where the folder should be")
     with pytest.raises(StudyError, match="report"):
         write_report(copy)
+
+
+def test_an_artifact_of_another_selection_is_not_reported(run, tmp_path):
+    assert "sha256" in dict(read_run(run).provenance)["packed model"]
+    copy = shutil.copytree(run, tmp_path / "run")
+    with (copy / "artifact" / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(StudyError, match=r"selection\.json says"):
+        write_report(copy)
+
+
+def test_the_command_is_left_whole_whatever_is_in_it(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    write_command(copy, "qslm search caf\udce9.pth")
+    assert dict(read_run(copy).provenance)["command"] == "qslm search caf\\udce9.pth"
+    with pytest.raises(StudyError, match="Cannot write"):
+        write_command(tmp_path / "nowhere", "qslm")
