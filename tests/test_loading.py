@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import types
 
@@ -325,3 +326,11 @@ def test_a_skeleton_has_the_shapes_and_no_weights(tmp_path, classes):
         name: tuple(value.shape) for name, value in load_model(tmp_path, binary_embedding=True).state_dict().items()
     }
     assert all(parameter.is_meta for parameter in skeleton.parameters())
+
+
+def test_a_skeleton_is_made_without_loading_the_compiler_of_pytorch():
+    """It would take most of the second in which an impossible budget is refused."""
+    code = "import sys; from qslm.loading import load_skeleton; load_skeleton('spikegpt-mini'); "
+    code += "print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

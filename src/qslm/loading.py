@@ -17,7 +17,7 @@ from qslm import artifact
 from qslm.data.tokenizer import encode, load_tokenizer, parse_tokenizer
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.errors import CheckpointError, DataError
-from qslm.models.checkpoint import SUFFIXES, infer_config, load_spikegpt, read_state
+from qslm.models.checkpoint import SUFFIXES, infer_config, load_spikegpt, make_skeleton, read_state
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 
@@ -105,8 +105,7 @@ def load_skeleton(source: str | Path) -> SpikeGPT:
     else:
         weights = _weight_file(path)
         config = infer_config(read_state(weights), _read_config(weights.with_name("config.json")), str(weights))
-    with torch.device("meta"):
-        return SpikeGPT(config)
+    return make_skeleton(config)
 
 
 def locate(source: str | Path) -> Path:

@@ -97,7 +97,6 @@ def search(
     from qslm.anatomy import find_anatomy
     from qslm.loading import load_checkpoint, load_skeleton
     from qslm.search import Options
-    from qslm.tasks import make_task
 
     options = Options(
         precisions=parse_precisions(precisions),
@@ -111,6 +110,8 @@ def search(
     anatomy = find_anatomy(load_skeleton(checkpoint))
     budget = make_budget(anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)
     options.check_possible(anatomy, budget)
+    from qslm.tasks import make_task  # only now: it takes a second to load
+
     with Listener() as progress:
         loaded = load_checkpoint(
             checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, data=data, progress=progress

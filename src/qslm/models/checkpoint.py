@@ -3,13 +3,14 @@
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from qslm.errors import CheckpointError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
@@ -59,14 +60,30 @@ def load_spikegpt(state: Mapping[str, Tensor], config: Mapping[str, Any] | None 
     inferred = infer_config(state, config or {}, origin)
     if inferred.classes is not None:
         state = {name: tensor for name, tensor in state.items() if name != "head.weight"}
-    with torch.device("meta"):
-        model = SpikeGPT(inferred)
+    model = make_skeleton(inferred)
     _check_shapes(state, model, origin)
     weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in state.items()}
     for name, tensor in weights.items():
         check_finite(tensor, f"{origin}: {name}")
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
+
+
+class _NoInitialization(TorchFunctionMode):
+    """Leave out what `torch.nn.init` does: on the meta device it changes nothing, but loads PyTorch's compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def make_skeleton(config: SpikeGPTConfig) -> SpikeGPT:
+    """Return a SpikeGPT of these sizes without weights, on PyTorch's meta device."""
+    with torch.device("meta"), _NoInitialization():
+        return SpikeGPT(config)
 
 
 def infer_config(state: Mapping[str, Tensor], config: Mapping[str, Any], origin: str) -> SpikeGPTConfig:
