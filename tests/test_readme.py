@@ -14,7 +14,8 @@ from qslm.models.spikegpt import SpikeGPTConfig
 from qslm.training.initialize import new_spikegpt
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-WORDS = "the river ran under an old stone bridge and the mill turned slowly in the evening light".split()
+TEXT = "the river ran under an old stone bridge and the mill turned slowly in the evening light"
+WORDS = TEXT.split()
 
 
 def blocks(language: str) -> list[str]:

@@ -17,7 +17,7 @@ from qslm.units import parse_memory
 CHECKPOINT = "spikegpt-mini"
 MAX_MEMORY = "14%"
 MAX_RISE = 0.02  # of perplexity, relative
-WINDOWS = 48  # of 256 tokens: enough for an interval, few enough for five minutes on two cores
+WINDOWS = 96  # of 256 tokens: enough for an interval, few enough for five minutes on two cores
 PROMPT = "The river"
 TOKENS = 40
 
