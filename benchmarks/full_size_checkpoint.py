@@ -74,7 +74,7 @@ def read(stage: str, path: Path) -> dict[str, object]:
         # A tokenizer beside the file and no config: the case in which the embedding is chosen on text.
         words.save(str(path.with_name("tokenizer.json")))
         corpus = TextCorpus(text, text, text, Source("made-up text", "this benchmark"))
-        qslm.loading.load_wikitext2 = lambda progress: corpus
+        qslm.loading.load_wikitext2 = lambda *_: corpus
         model = qslm.loading.load_checkpoint(path).model
         return {"binary_embedding": model.config.binary_embedding}
     model = qslm.loading.load_model(path)

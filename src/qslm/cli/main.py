@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -72,7 +73,12 @@ app.add_typer(train.app, name="train")
 
 
 def run() -> None:
-    """Run the command line and leave with its exit status."""
+    """Run the command line and leave with its exit status.
+
+    Threads that wait for one another sleep: where they spin, as OpenMP's do by default, a second busy program on the
+    machine makes everything ten times slower. The setting counts when PyTorch is loaded, which is later.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     codecs.register_error("qslm.escape", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
