@@ -37,4 +37,4 @@ native:
 	sh native/tests/run.sh
 
 clean:
-	rm -rf build runs $(VENV)
+	rm -rf build $(VENV)
