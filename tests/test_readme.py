@@ -19,7 +19,8 @@ WORDS = TEXT.split()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    """The fenced blocks of a language, "" for none."""
+    return [text for found, text in re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S) if found == language]
 
 
 def commands() -> list[str]:

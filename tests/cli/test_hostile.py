@@ -92,7 +92,9 @@ def test_a_folder_that_cannot_be_written(refused, checkpoint, text):
 
 
 def test_interrupted_work_says_how_to_go_on(checkpoint, text, tmp_path):
-    words = ["search", checkpoint, "--task", "text", "--file", text, "--max-rise", "5%", *SURE, "-o", tmp_path / "run"]
+    long = tmp_path / "long.txt"  # so long that no machine is done before the signal comes
+    long.write_text(text.read_text() * 20)
+    words = ["search", checkpoint, "--task", "text", "--file", long, "--max-rise", "5%", *SURE, "-o", tmp_path / "run"]
     process = subprocess.Popen(
         [sys.executable, "-m", "qslm", *map(str, words), "--context", "8"],
         stdout=subprocess.PIPE,
