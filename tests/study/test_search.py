@@ -177,13 +177,19 @@ def test_where_nothing_is_accepted_the_closest_is_named_and_the_ledger_stays(enc
     assert selection.evaluations > 2 and tried > 2
 
 
-def test_where_nothing_can_be_lowered_the_float_network_is_the_answer(encoder, tmp_path):
+def test_where_nothing_can_be_lowered_what_is_exact_is_the_answer(encoder, tmp_path):
     model, task = encoder
     selection = search(
         model, task, budget=Budget(None, 0.0, "points"), output=tmp_path, options=Options(precisions=(1,))
     )
-    assert selection.selected.tier == "baseline" and selection.difference.loss == 0.0
-    assert selection.allocation == Allocation.float32(find_anatomy(model))
+    assert selection.difference.loss == selection.difference.high == 0.0
+    assert {str(fmt) for _, fmt in selection.allocation.items()} <= {"float32", "sign"}
+
+
+def test_a_limit_that_the_sample_cannot_show_is_refused(encoder, tmp_path):
+    model, task = encoder
+    with pytest.raises(BudgetError, match=r"cannot show a loss of at most 0\.10 points"):
+        search(model, task, budget=Budget(None, 0.1, "points"), output=tmp_path)
 
 
 @pytest.mark.parametrize(

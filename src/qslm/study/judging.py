@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 from typing import Any
 
 from qslm.allocation import Allocation
 from qslm.budget import Budget, Candidate, Verdict, spell_loss
 from qslm.errors import BudgetError, StudyError
 from qslm.evaluation import Evaluation
+from qslm.formats import FLOAT32, SIGN
 from qslm.search import Outcome
 from qslm.tasks.statistics import Comparison, compare, is_proportion
 from qslm.tasks.task import Losses, Task
 from qslm.units import format_bytes
 
+EXACT = (FLOAT32, SIGN)  # formats that change no output
 BASELINE = "baseline"  # the tier of the float network's own evaluation
 
 
@@ -89,6 +91,23 @@ def check_kind(task: Task, budget: Budget, losses: Losses | None = None) -> None
         )
 
 
+def check_sample(task: Task, budget: Budget, losses: Losses) -> None:
+    """Refuse a limit that a sample of this size cannot show, even of a network without any loss. Raises BudgetError.
+
+    No sample shows a limit of 0: what keeps that is exact by its formats.
+    """
+    if not budget.max_loss:
+        return
+    bound = compare(task, losses, losses, budget.kind).bound
+    if not budget.verdict(0, 0.0, bound).quality_ok:
+        least = spell_loss(budget.kind, ceil(100 * bound) / 100, signed=False)
+        raise BudgetError(
+            f"{len(losses.values):,} {task.unit}s cannot show a loss of at most "
+            f"{spell_loss(budget.kind, budget.max_loss, signed=False)}: without any loss their bound is {least}.",
+            f"Give more {task.unit}s, allow {least}, or judge by the point alone: --decision point.",
+        )
+
+
 def judge(
     task: Task,
     budget: Budget,
@@ -100,10 +119,10 @@ def judge(
 ) -> Judged:
     """Compare an evaluation with the baseline of the same split and ask the budget about it.
 
-    The float network loses nothing against itself: that needs no sample, so its bound is 0 too.
+    What is exact by its formats, float32 and signs alone, loses nothing: that needs no sample, so its bound is 0 too.
     """
     comparison = compare(task, evaluation.losses, baseline.losses, budget.kind)
-    if tier == BASELINE:
+    if all(fmt in EXACT for _, fmt in allocation.items()):
         comparison = Comparison(0.0, 0.0, 0.0, 0.0)
     verdict = budget.verdict(evaluation.footprint_file, comparison.loss, comparison.bound)
     return Judged(allocation, tier, note, evaluation, comparison, verdict)

@@ -18,7 +18,7 @@ from qslm.search import DEFAULT_OPTIONS, Options, Strategy, TieredSearch
 from qslm.study import folder
 from qslm.study.checks import Check, check_ground, check_precision
 from qslm.study.identity import identity
-from qslm.study.judging import BASELINE, Judged, check_kind, choose, judge
+from qslm.study.judging import BASELINE, Judged, check_kind, check_sample, choose, judge
 from qslm.study.measuring import Measurements
 from qslm.study.selection import Pair, Selection, make_selection
 from qslm.study.subject import LoadedCheckpoint, Subject
@@ -97,6 +97,7 @@ class _Study:
             self.progress.message(f"{check.name}: {check.finding}")
         baseline = self._baseline()
         check_kind(self.task, budget, baseline.losses)
+        check_sample(self.task, budget, baseline.losses)
         strategy = TieredSearch(self.anatomy, self.question.options)
         self._estimate(strategy, baseline)
         self._search(strategy, baseline)

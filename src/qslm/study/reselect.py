@@ -10,11 +10,11 @@ from torch import nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
-from qslm.budget import Budget, check_possible, parse_loss
-from qslm.errors import QslmError, StudyError
+from qslm.budget import Budget, parse_loss
+from qslm.errors import BudgetError, QslmError, StudyError
 from qslm.evaluation import Evaluation, Ledger, Row
 from qslm.study import folder
-from qslm.study.judging import BASELINE, Judged, check_kind, choose, judge
+from qslm.study.judging import BASELINE, Judged, check_kind, check_sample, choose, judge
 from qslm.study.selection import Pair, Selection, make_selection
 from qslm.tasks.perplexity import Perplexity
 from qslm.tasks.task import Losses, Task, as_task
@@ -54,7 +54,8 @@ def select(
     baseline = _baseline(rows, task)
     check_kind(task, budget, baseline.losses)
     judged = [_judged(row, anatomy, task, budget, baseline) for row in rows]
-    check_possible(budget.max_bytes, min(one.evaluation.footprint_file for one in judged), anatomy.float32_bytes)
+    check_sample(task, budget, baseline.losses)
+    _check_measured(budget, judged)
     chosen = choose(budget, judged, task.higher_is_better)
     selection = make_selection(
         run,
@@ -104,6 +105,17 @@ def _budget(
         stored["prefer"] if prefer is None and mu is None else prefer,
         stored["mu"] if mu is None else mu,
     )
+
+
+def _check_measured(budget: Budget, judged: Sequence[Judged]) -> None:
+    """Refuse a memory budget below everything measured that keeps the quality limit. Raises BudgetError."""
+    kept = [one.evaluation.footprint_file for one in judged if one.verdict.quality_ok]
+    if budget.max_bytes is not None and kept and min(kept) > budget.max_bytes:
+        raise BudgetError(
+            f"The smallest model file measured so far that keeps the quality limit has {min(kept):,} bytes, the budget "
+            f"is {budget.max_bytes:,}.",
+            f"Give --max-memory {min(kept)}B, or search again with this budget: a search can go lower.",
+        )
 
 
 def _baseline(rows: Sequence[Row], task: Task) -> Evaluation:
