@@ -8,7 +8,7 @@ from torch import nn
 
 from qslm.data.tokenizer import encode
 from qslm.errors import DataError, TaskError
-from qslm.tasks.language_modelling import BATCH_LOGITS, LanguageModelling
+from qslm.tasks.language_modelling import BATCH_LOGITS, CHUNK_LOGITS, LanguageModelling, _nats
 from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses
 
@@ -39,8 +39,10 @@ def measure(task, model, split="report"):
 def test_every_token_after_the_first_is_predicted_once(small_tokenizer, context):
     ids = encode(small_tokenizer, TEXT)
     batches = make(small_tokenizer, context).batches("report")
-    assert torch.equal(torch.cat([batch.ids.flatten() for batch in batches]), ids[:-1])
-    assert torch.equal(torch.cat([batch.targets.flatten() for batch in batches]), ids[1:])
+    in_order = torch.cat([batch.units for batch in batches]).argsort().tolist()
+    inputs, targets = ([row for batch in batches for row in getattr(batch, name)] for name in ("ids", "targets"))
+    assert torch.equal(torch.cat([inputs[place] for place in in_order]), ids[:-1])
+    assert torch.equal(torch.cat([targets[place] for place in in_order]), ids[1:])
     windows, ragged = divmod(len(ids) - 1, context)
     assert sum(len(batch.ids) for batch in batches) == windows + (ragged > 0)
     assert {batch.ids.shape[1] for batch in batches[:-1]} <= {context}
@@ -53,6 +55,53 @@ def test_batches_bound_their_logits(small_tokenizer):
     assert {len(batch.ids) for batch in task.batches("report")[:-1]} == {2}
     huge = make(small_tokenizer, 100, vocabulary_size=BATCH_LOGITS)
     assert {len(batch.ids) for batch in huge.batches("report")} == {1}
+
+
+@pytest.mark.parametrize(("context", "windows"), [(256, 16), (1024, 4), (3000, 1), (5000, 1)])
+def test_batches_hold_about_4096_tokens(small_tokenizer, context, windows):
+    task = LanguageModelling("text", {"all": TEXT * 60}, small_tokenizer, context=context)
+    assert len(task.batches("all")[0].ids) == windows
+
+
+def test_windows_come_in_a_random_order_that_is_always_the_same(small_tokenizer):
+    task = LanguageModelling("text", {"all": TEXT * 9}, small_tokenizer, context=7)
+    units = torch.cat([batch.units for batch in task.batches("all")])
+    again = LanguageModelling("text", {"all": TEXT * 9}, small_tokenizer, context=7).batches("all")
+    assert torch.equal(units, torch.cat([batch.units for batch in again]))
+    first = units[:64].double()
+    whole = (len(units) - 1) / 2
+    assert abs(float(first.mean()) - whole) < 4 * len(units) / 12**0.5 / 8  # they reach over the whole text
+    assert len(task.batches("all")) > 10 and not torch.equal(units, units.sort().values)
+    assert task.exchangeable
+
+
+def test_losses_tell_the_place_of_each_window(small_tokenizer):
+    model, task = Bigram(300), make(small_tokenizer)
+    whole = measure(task, model)
+    assert whole.units.tolist() == list(range(len(whole.values)))
+    for batch in task.batches("report"):
+        part = task.losses(model, batch)
+        assert part.units.tolist() == batch.units.tolist()
+        assert part.values == pytest.approx(whole.values[part.units], rel=1e-6)
+
+
+def test_windows_with_gaps_have_no_bytes(small_tokenizer):
+    model, task = Bigram(300), make(small_tokenizer, counts_words=True)
+    batches = task.batches("report")
+    assert task.details(task.losses(model, batches[0]), "report") == {}
+    first = task.losses(model, batches[0])
+    beginning = Losses(first.values[:3], first.weights[:3], 21, np.arange(3))
+    assert task.details(beginning, "report").keys() == {"bits_per_byte"}
+
+
+def test_nats_need_no_second_tensor_of_the_logits_size():
+    """The largest tensors that are made, as PyTorch's profiler counts them, are those of a chunk."""
+    logits, targets = torch.randn(40, CHUNK_LOGITS // 8), torch.arange(40)
+    with torch.inference_mode(), torch.profiler.profile(profile_memory=True) as profile:
+        found = _nats(logits, targets)
+    assert found == pytest.approx(nn.functional.cross_entropy(logits, targets, reduction="sum").item(), rel=1e-5)
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert CHUNK_LOGITS * 4 <= largest < 1.1 * CHUNK_LOGITS * 4 < logits.nbytes / 4
 
 
 def test_perplexity_and_bits_are_those_of_the_plain_loop(small_tokenizer):

@@ -17,15 +17,22 @@ from qslm.tasks.task import Losses, device_of
 
 CONTEXT = 256  # tokens of a window where the model does not say
 BATCH_WINDOWS = 16  # windows in a batch, at most
+BATCH_TOKENS = 4096  # tokens in a batch, at most, unless one window alone has more
 BATCH_LOGITS = 32_000_000  # logits in a batch, at most (128 MB in float32), unless one window alone has more
+CHUNK_LOGITS = 4_000_000  # logits whose log-probabilities are computed at once (16 MB in float32)
+ORDER_SEED = 0  # of the order in which windows are put into batches
 
 
 @dataclass(frozen=True, eq=False)
 class WindowBatch:
-    """Windows of one length: `ids` and, one token later, `targets`; both int64 `(windows, tokens)`."""
+    """Windows of one length: `ids` and, one token later, `targets`; both int64 `(windows, tokens)`.
+
+    units: int64 `(windows,)`, the place of each window in its split.
+    """
 
     ids: torch.Tensor
     targets: torch.Tensor
+    units: torch.Tensor
 
 
 class LanguageModelling(Perplexity):
@@ -35,6 +42,8 @@ class LanguageModelling(Perplexity):
     starts without memory of the one before, every token but the first is predicted once, and the last window
     may be shorter. Losses are nats, log-probabilities in float32 summed in float64.
     """
+
+    exchangeable = True
 
     def __init__(
         self,
@@ -70,17 +79,21 @@ class LanguageModelling(Perplexity):
         self._encoded: dict[str, EncodedText] = {}
 
     def batches(self, split: str) -> list[WindowBatch]:
-        """Batches of several windows, in the text's order; a shorter last window stands alone."""
+        """Batches of several windows in a random order that is always the same; a shorter last window stands alone.
+
+        The windows of any first batches are a random sample of the split, drawn without replacement.
+        """
         ids = self._encode(split).ids
         predicted = len(ids) - 1
         limit = self._limit(split)
         if limit is not None:
             predicted = min(predicted, limit * self._context)
-        size = self._context * self._batch_windows()
-        full = predicted - predicted % self._context
-        starts = [*range(0, full, size), *([full] if full < predicted else [])]
-        ends = [*starts[1:], predicted]
-        return [self._window_batch(ids, start, end) for start, end in zip(starts, ends, strict=True)]
+        windows = predicted // self._context
+        order = torch.randperm(windows, generator=torch.Generator().manual_seed(ORDER_SEED))
+        parts = [*order.split(self._batch_windows())] if windows else []
+        if windows * self._context < predicted:
+            parts.append(torch.tensor([windows]))
+        return [self._window_batch(ids[: predicted + 1], units) for units in parts]
 
     def losses(self, model: nn.Module, batch: WindowBatch) -> Losses:
         """Nats of each window. `model(ids)` gives logits `(windows, tokens, vocabulary)`."""
@@ -90,27 +103,34 @@ class LanguageModelling(Perplexity):
             logits = model(batch.ids.to(device))
             self._check_logits(logits, batch)
             nats = [_nats(*pair) for pair in zip(logits, batch.targets.to(device), strict=True)]
-        return Losses(np.array(nats), np.full(windows, float(tokens)), windows * tokens)
+        return Losses(np.array(nats), np.full(windows, float(tokens)), windows * tokens, batch.units.numpy())
 
     def details(self, losses: Losses, split: str) -> dict[str, float]:
         """`bits_per_byte` of the predicted text in UTF-8; `word_perplexity` over a whole split of WikiText-2.
 
-        The perplexity per word is exp(nats / words), words as `qslm.data.wikitext2.word_tokens` counts them.
+        The perplexity per word is exp(nats / words), words as `qslm.data.wikitext2.word_tokens` counts them. Windows
+        with gaps between them have no such figures: nothing counts the bytes of theirs.
         """
+        if losses.units is not None and not np.array_equal(losses.units, np.arange(len(losses.units))):
+            return {}
         encoded, nats, predicted = self._encode(split), float(losses.values.sum()), int(losses.weights.sum())
         size = encoded.bytes_until(predicted) - encoded.bytes_until(0)
         details = {"bits_per_byte": nats / math.log(2) / max(size, 1)}
-        if self._counts_words and self._limit(split) is None:
+        if self._counts_words and self._limit(split) is None and predicted == len(encoded.ids) - 1:
             details["word_perplexity"] = float(exp(np.array(nats / word_tokens(self._texts[split]))))
         return details
 
-    def _window_batch(self, ids: torch.Tensor, start: int, end: int) -> WindowBatch:
-        tokens = min(self._context, end - start)
-        return WindowBatch(ids[start:end].view(-1, tokens), ids[start + 1 : end + 1].view(-1, tokens))
+    def _window_batch(self, ids: torch.Tensor, units: torch.Tensor) -> WindowBatch:
+        """The windows of these places, of one length; `ids` end with the last target."""
+        starts = units * self._context
+        tokens = min(self._context, len(ids) - 1 - int(starts[0]))
+        places = starts[:, None] + torch.arange(tokens)
+        return WindowBatch(ids[places], ids[places + 1], units)
 
     def _batch_windows(self) -> int:
         vocabulary = self._vocabulary_size or self._tokenizer.get_vocab_size()
-        return max(1, min(BATCH_WINDOWS, BATCH_LOGITS // (self._context * vocabulary)))
+        by_size = min(BATCH_TOKENS // self._context, BATCH_LOGITS // (self._context * vocabulary))
+        return max(1, min(BATCH_WINDOWS, by_size))
 
     def _limit(self, split: str) -> int | None:
         """How many windows of a split are measured at most."""
@@ -144,6 +164,11 @@ class LanguageModelling(Perplexity):
 
 
 def _nats(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Summed negative log-likelihood of one window: logits `(tokens, vocabulary)`, targets `(tokens,)`."""
-    losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    return float(losses.double().sum())
+    """Summed negative log-likelihood of one window: logits `(tokens, vocabulary)`, targets `(tokens,)`.
+
+    The log-probabilities of some tokens are made at a time, so that there is no second tensor of the logits' size.
+    """
+    tokens = max(1, CHUNK_LOGITS // logits.shape[1])
+    chunks = zip(logits.split(tokens), targets.split(tokens), strict=True)
+    losses = [nn.functional.cross_entropy(one.float(), its, reduction="none") for one, its in chunks]
+    return float(torch.cat(losses).double().sum())

@@ -89,6 +89,7 @@ class Task(ABC):
     unit: str = "sample"
     evaluation_split: str = "report"  # what a plain evaluation, outside of a search, measures
     source: str = ""  # where the data was found
+    exchangeable: bool = False  # whether the units of any first batches are a random sample of the split's units
 
     @abstractmethod
     def batches(self, split: str) -> Sequence[Any]:
@@ -119,7 +120,7 @@ class Task(ABC):
 
 REQUIRED = ("batches", "losses")
 OPTIONAL = ("reduce", "reduce_without_each", "details", "fingerprint")
-ATTRIBUTES = ("name", "metric", "higher_is_better", "unit", "evaluation_split", "source")
+ATTRIBUTES = ("name", "metric", "higher_is_better", "unit", "evaluation_split", "source", "exchangeable")
 
 
 def as_task(given: Any) -> Task:
