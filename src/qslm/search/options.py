@@ -1,11 +1,11 @@
 """What a search may be told beside its budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy
+from qslm.anatomy import Anatomy, Site
 from qslm.budget import Budget, check_possible
 from qslm.errors import AllocationError
 from qslm.formats import FLOAT32, Format
@@ -14,17 +14,21 @@ Order = Literal["sensitivity", "network"]
 
 PRECISIONS = (16, 14, 12, 10, 8, 6, 5, 4, 3, 2)
 TEMPLATE = Format("integer", 8)
+NAMES = ("knapsack", "tiered", "literal", "uniform", "greedy", "random", "tpe", "nsga2")
+EVALUATIONS = 200  # what a strategy without an end of its own asks for where no limit is given
+SEEDS = 2**32
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the tiered search goes.
+    """How a search goes.
 
     precisions: the bit widths to try. template: how integers are stored (granularity, symmetry, scale type); a
     precision replaces its bits. vectors: the float format of one-dimensional parameters. signs: whether a binarized
-    embedding is stored as signs. quantizer: how weights are rounded, "clip" or "minmax". order: of the blocks, by
-    the loss of each alone ("sensitivity") or as they stand ("network"). limit: evaluations at most. Raises
-    AllocationError or FormatError on what makes no search.
+    embedding is stored as signs. quantizer: how weights are rounded, "clip" or "minmax". strategy: one of NAMES.
+    order: of the blocks in the tiered search, by the loss of each alone ("sensitivity") or as they stand
+    ("network"). seed: of the strategies that draw. limit: evaluations at most; random, tpe and nsga2 have no other
+    end and take EVALUATIONS where it is None. Raises AllocationError or FormatError on what makes no search.
     """
 
     precisions: Sequence[int] = PRECISIONS
@@ -34,6 +38,8 @@ class Options:
     quantizer: str = "clip"
     order: Order = "sensitivity"
     limit: int | None = None
+    strategy: str = "tiered"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.precisions:
@@ -46,6 +52,9 @@ class Options:
             raise AllocationError(f"There is no order {self.order!r}.", "Choose sensitivity or network.")
         if self.limit is not None and self.limit < 1:
             raise AllocationError(f"A limit of {self.limit} evaluations leaves nothing to search.", "Give 1 or more.")
+        if not 0 <= self.seed < SEEDS:
+            raise AllocationError(f"{self.seed} is no seed.", f"Give a whole number from 0 to {SEEDS - 1}.")
+        check_name(self.strategy)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -55,6 +64,15 @@ class Options:
     def uniform(self, anatomy: Anatomy, fmt: Format) -> Allocation:
         """Every matrix in `fmt`, vectors and signs as these options say."""
         return Allocation.uniform(anatomy, fmt, vectors=self.vectors, signs=self.signs, quantizer=self.quantizer)
+
+    def matrices(self, anatomy: Anatomy) -> tuple[Site, ...]:
+        """The sites that a precision is given to: the matrices, without what is kept as signs."""
+        return tuple(site for site in anatomy.sites if not site.is_vector and not (self.signs and site.binarized))
+
+    def mixed(self, anatomy: Anatomy, formats: Mapping[str, Format]) -> Allocation:
+        """Each of `matrices` in the format of its name, vectors and signs as these options say."""
+        rest = self.uniform(anatomy, FLOAT32)
+        return Allocation(anatomy, tuple(formats.get(site.name, fmt) for site, fmt in rest.items()), self.quantizer)
 
     def smallest(self, anatomy: Anatomy) -> Allocation:
         """The smallest allocation that the search can reach: every matrix at the lowest precision."""
@@ -68,6 +86,12 @@ class Options:
         """The options as JSON values."""
         texts = {"template": str(self.template), "vectors": str(self.vectors), "precisions": list(self.precisions)}
         return {**vars(self), **texts}
+
+
+def check_name(strategy: str) -> None:
+    """Raise AllocationError, listing NAMES, when there is no such strategy."""
+    if strategy not in NAMES:
+        raise AllocationError(f"There is no strategy {strategy!r}.", f"Choose one of: {', '.join(NAMES)}.")
 
 
 DEFAULT_OPTIONS = Options()

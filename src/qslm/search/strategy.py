@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
+from math import inf
 
 from qslm.allocation import Allocation
 from qslm.errors import StudyError
@@ -19,11 +20,16 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an allocation did under the budget; `loss` is how much worse than the baseline it is (positive)."""
+    """How an allocation did under the budget.
+
+    loss: how much worse than the baseline it is, positive is worse, in the unit of the budget's limit. bound: the
+    one-sided upper bound of the loss, infinite where nothing bounds it.
+    """
 
     quality_ok: bool
     memory_ok: bool
     loss: float
+    bound: float = inf
 
 
 Steps = Generator[Proposal, Outcome, None]
@@ -33,12 +39,15 @@ class Strategy(ABC):
     """Proposes one allocation after the other: `ask`, evaluate, `tell`, until `ask` gives None.
 
     The same outcomes lead to the same proposals, so a study that stopped can be replayed from its ledger. A
-    strategy is written as one generator, `steps`, that yields a Proposal and is sent its Outcome.
+    strategy is written as one generator, `steps`, that yields a Proposal and is sent its Outcome. An allocation
+    that was told is not asked again: the generator is sent what was told. `limit` is the most evaluations to ask.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
         self._running: Steps | None = None
         self._pending: Proposal | None = None
+        self._told: dict[str, Outcome] = {}
 
     @abstractmethod
     def steps(self) -> Steps:
@@ -60,7 +69,20 @@ class Strategy(ABC):
         """Say how the asked allocation did. Raises StudyError when it is not the one that was asked for."""
         if self._running is None or proposal != self._pending:
             raise StudyError(f"{proposal.note!r} was told but not asked for.", "Tell the proposal that ask() gave.")
+        self._told[proposal.allocation.key] = outcome
+        ended = self._limit is not None and len(self._told) >= self._limit
+        self._pending = None if ended else self._next(self._running, outcome)
+
+    def _next(self, running: Steps, outcome: Outcome | None) -> Proposal | None:
+        """The next proposal that nothing was told of."""
         try:
-            self._pending = self._running.send(outcome)
+            while outcome is not None:
+                proposal = running.send(outcome)
+                outcome = self._told.get(proposal.allocation.key)
         except StopIteration:
-            self._pending = None
+            return None
+        return proposal
+
+    def _at_most(self, evaluations: int) -> int:
+        """`evaluations`, or the limit where that is less."""
+        return evaluations if self._limit is None else min(evaluations, self._limit)

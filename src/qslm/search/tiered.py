@@ -2,19 +2,18 @@
 
 The algorithms' text could not be had; this is a reconstruction from the prose. Derived is: the search goes
 down while only memory is unmet, what is reverted is what breaks quality, the order of the blocks comes from one
-probe each, and nothing is evaluated that an earlier outcome has already decided.
+probe each, and nothing is evaluated that an earlier outcome has already decided (unless `literal`).
 """
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from math import inf, isnan
 
 from qslm.allocation import Allocation
 from qslm.anatomy import INPUT, OUTPUT, Anatomy
-from qslm.formats import FLOAT32
 from qslm.search.options import DEFAULT_OPTIONS, Options
 from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
-
-Trial = Generator[Proposal, Outcome, Outcome]
+from qslm.search.uniform import Base, descend
 
 
 @dataclass(frozen=True)
@@ -41,106 +40,85 @@ class TieredSearch(Strategy):
     as they are registered). A block with one module has had its turn.
 
     Vectors keep the options' float format; a binarized embedding keeps `sign` when their `signs` is true.
+
+    literal: search as the paper's prose says, and save nothing but the second evaluation of an identical
+    allocation. The global tier goes on while memory is unmet or the quality holds, so past a break too where the
+    file is still too large; no block is left out of the block tier; and the module tier takes the attention blocks
+    and their modules as they stand, those of one module as well.
     """
 
-    def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS) -> None:
-        super().__init__()
-        self._anatomy, self._options = anatomy, options
-        self._formats = options.formats
+    def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS, *, literal: bool = False) -> None:
+        super().__init__(options.limit)
+        self._anatomy, self._options, self._literal = anatomy, options, literal
+        self._formats, self._matrices = options.formats, set(options.matrices(anatomy))
         self._blocks = tuple(part for part in map(self._block, anatomy.blocks) if part.sites)
-        self._outcomes: dict[str, Outcome] = {}
 
     @property
     def maximum_evaluations(self) -> int:
         """A bound that holds whatever is told: every tier walks the whole list for every part."""
-        limit = self._options.limit
         probes = len(self._blocks) if self._options.order == "sensitivity" else 0
         modules = sum(len(self._modules(block)) for block in self._blocks)
-        whole = 1 + len(self._formats) * (1 + len(self._blocks) + modules) + probes
-        return whole if limit is None else min(whole, limit)
+        return self._at_most(1 + len(self._formats) * (1 + len(self._blocks) + modules) + probes)
 
     def steps(self) -> Steps:
         """The tiers one after the other."""
-        base, level = yield from self._global()
-        if level + 1 == len(self._formats):
+        base = yield from descend(self._anatomy, self._options, until_memory=self._literal)
+        if base.level + 1 == len(self._formats):
             return
-        order = yield from self._ordered(base, level)
-        levels = {part.block: level for part in self._blocks}
+        order = yield from self._ordered(base)
+        current, levels = base.allocation, {part.block: base.level for part in self._blocks}
         for part in order:
-            base, levels[part.block] = yield from self._lowered(base, part, level, "block")
+            current, levels[part.block] = yield from self._lowered(current, part, base.level, "block")
         for part in self._module_turns(order):
-            base, _ = yield from self._lowered(base, part, levels[part.block], "module")
+            current, _ = yield from self._lowered(current, part, levels[part.block], "module")
 
-    def _global(self) -> Generator[Proposal, Outcome, tuple[Allocation, int]]:
-        """The base allocation and its place in the list; -1 stands for float32."""
-        base, level = self._options.uniform(self._anatomy, FLOAT32), -1
-        for index, fmt in enumerate(self._formats):
-            allocation = self._options.uniform(self._anatomy, fmt)
-            outcome = yield from self._try(allocation, "global", f"whole network at {fmt}")
-            if not outcome.quality_ok:
-                break
-            base, level = allocation, index
-        if level == -1:
-            yield from self._try(base, "global", "whole network at float32")
-        return base, level
-
-    def _ordered(self, base: Allocation, level: int) -> Generator[Proposal, Outcome, list[_Part]]:
+    def _ordered(self, base: Base) -> Generator[Proposal, Outcome, list[_Part]]:
         """The blocks in the order in which the block tier takes them."""
         if self._options.order == "network":
             return list(self._blocks)
-        fmt = self._formats[level + 1]
+        fmt = self._formats[base.level + 1]
         probed: list[tuple[float, int]] = []
         for index, part in enumerate(self._blocks):
-            outcome = yield from self._try(base.replace(part.sites, fmt), "sensitivity", f"{part.name} alone at {fmt}")
-            if outcome.quality_ok:
-                probed.append((outcome.loss, index))
+            allocation = base.allocation.replace(part.sites, fmt)
+            outcome = yield Proposal(allocation, "sensitivity", f"{part.name} alone at {fmt}")
+            if outcome.quality_ok or self._literal:
+                probed.append((inf if isnan(outcome.loss) else outcome.loss, index))
         return [self._blocks[index] for _, index in sorted(probed)]
 
     def _lowered(
         self, base: Allocation, part: _Part, level: int, tier: str
     ) -> Generator[Proposal, Outcome, tuple[Allocation, int]]:
-        """`base` with `part` as low as the quality holds, and that place in the list."""
+        """`base` with `part`, now at `level`, as low as the quality holds, and that place in the list."""
         for index in range(level + 1, len(self._formats)):
             fmt = self._formats[index]
             allocation = base.replace(part.sites, fmt)
-            outcome = yield from self._try(allocation, tier, f"{part.name} at {fmt}")
+            outcome = yield Proposal(allocation, tier, f"{part.name} at {fmt}")
             if not outcome.quality_ok:
                 break
             base, level = allocation, index
         return base, level
-
-    def _try(self, allocation: Allocation, tier: str, note: str) -> Trial:
-        """The outcome of an allocation, asked for once only; past the limit everything counts as refused."""
-        if allocation.key not in self._outcomes:
-            limit = self._options.limit
-            if limit is not None and len(self._outcomes) >= limit:
-                return Outcome(quality_ok=False, memory_ok=False, loss=float("inf"))
-            self._outcomes[allocation.key] = yield Proposal(allocation, tier, note)
-        return self._outcomes[allocation.key]
 
     def _block(self, block: str) -> _Part:
         return self._part(block, block, None)
 
     def _part(self, name: str, block: str, module: str | None) -> _Part:
         """The matrices of a block or module, without what is kept as signs."""
-        sites = [
-            site
-            for site in self._anatomy.sites_of(block, module)
-            if not site.is_vector and not (self._options.signs and site.binarized)
-        ]
+        sites = [site for site in self._anatomy.sites_of(block, module) if site in self._matrices]
         return _Part(name, block, tuple(site.name for site in sites), sum(site.numel for site in sites))
 
     def _modules(self, block: _Part) -> list[_Part]:
-        """The modules of an attention block that have something to lower; none when the block has but one."""
+        """The modules of an attention block with something to lower; a block's only one counts when `literal`."""
         if block.block in (INPUT, OUTPUT):
             return []
         modules = [
             self._part(f"{block.name} {module}", block.block, module) for module in self._anatomy.modules(block.block)
         ]
         modules = [part for part in modules if part.sites]
-        return modules if len(modules) > 1 else []
+        return modules if len(modules) > 1 or self._literal else []
 
     def _module_turns(self, order: list[_Part]) -> list[_Part]:
+        if self._literal:
+            return [part for block in self._blocks for part in self._modules(block)]
         left_out = [part for part in self._blocks if part not in order]
         turns = [self._modules(block) for block in (*order, *left_out)]
         if self._options.order == "sensitivity":

@@ -1,0 +1,132 @@
+"""Optuna's samplers as strategies: TPE and NSGA-II (optional extra `optuna`)."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from math import isnan
+from typing import Any, ClassVar
+
+from qslm.allocation import Allocation
+from qslm.anatomy import Anatomy
+from qslm.errors import StudyError
+from qslm.search.goal import Goal
+from qslm.search.options import EVALUATIONS, Options
+from qslm.search.random import DRAWS, draw_allocations
+from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
+
+TRIALS = 5  # trials for each evaluation: those that exceed the memory, or repeat one, cost nothing but time
+POPULATION = 20
+WORST = 1e30  # stands for what has no finite number
+
+
+class OptunaSearch(Strategy):
+    """A sampler of Optuna, asked and told in memory.
+
+    Each matrix is one categorical parameter over the precisions. The first trials are the uniform allocations and
+    as many random ones around the memory budget: what a sampler draws by itself hardly ever keeps a tight one. An
+    allocation that exceeds the memory is told to the sampler as infeasible without being evaluated. Both limits are
+    constraints of the trials, as shares: `Goal.memory_excess` and `Goal.quality_excess`. Raises StudyError when
+    Optuna is not installed.
+    """
+
+    tier: ClassVar[str]
+    directions: ClassVar[tuple[str, ...]]  # of the objectives
+
+    def __init__(self, anatomy: Anatomy, options: Options, goal: Goal) -> None:
+        super().__init__(options.limit or EVALUATIONS)
+        self._anatomy, self._options, self._goal, self._optuna = anatomy, options, goal, _import_optuna()
+        self._by_bits = {fmt.bits: fmt for fmt in options.formats}
+
+    @property
+    def maximum_evaluations(self) -> int:
+        """The limit: a sampler has no other end."""
+        return self._options.limit or EVALUATIONS
+
+    @abstractmethod
+    def sampler(self) -> Any:
+        """A new sampler with the seed of the options."""
+
+    @abstractmethod
+    def objectives(self, allocation: Allocation, outcome: Outcome) -> Sequence[float]:
+        """What the sampler minimizes."""
+
+    def steps(self) -> Steps:
+        """The trials."""
+        study, names = self._study(), [site.name for site in self._options.matrices(self._anatomy)]
+        choices = self._optuna.distributions.CategoricalDistribution(list(self._by_bits))
+        for allocation in self._first():
+            study.enqueue_trial({name: allocation[name].bits for name in names})
+        for number in range(TRIALS * self.maximum_evaluations):
+            trial = study.ask(dict.fromkeys(names, choices))
+            allocation = self._options.mixed(
+                self._anatomy, {name: self._by_bits[bits] for name, bits in trial.params.items()}
+            )
+            excess, objectives = 0.0, [WORST] * len(self.directions)
+            if self._goal.keeps_memory(allocation):
+                outcome = yield Proposal(allocation, self.tier, f"trial {number}")
+                excess = _finite(self._goal.quality_excess(outcome))
+                objectives = [_finite(value) for value in self.objectives(allocation, outcome)]
+            trial.set_constraint("memory", self._goal.memory_excess(allocation))
+            trial.set_constraint("quality", excess)
+            study.tell(trial, objectives)
+
+    def _first(self) -> Iterator[Allocation]:
+        """The allocations of the first trials."""
+        formats = self._options.formats
+        yield from (self._options.uniform(self._anatomy, fmt) for fmt in formats)
+        draws = draw_allocations(self._anatomy, self._options, self._goal, DRAWS * len(formats))
+        yield from islice(draws, len(formats))
+
+    def _study(self) -> Any:
+        """A study in memory; Optuna's log stays as loud as it was, but for this."""
+        logging = self._optuna.logging
+        before = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)
+        try:
+            return self._optuna.create_study(directions=self.directions, sampler=self.sampler())
+        finally:
+            logging.set_verbosity(before)
+
+
+class TpeSearch(OptunaSearch):
+    """The multivariate tree-structured Parzen estimator, on what the budget prefers: bytes, or Eq. 1."""
+
+    tier, directions = "tpe", ("minimize",)
+
+    def sampler(self) -> Any:
+        """Optuna's TPE as it comes."""
+        return self._optuna.samplers.TPESampler(seed=self._options.seed)
+
+    def objectives(self, allocation: Allocation, outcome: Outcome) -> Sequence[float]:
+        """The budget's order."""
+        return [self._goal.order(allocation, outcome)]
+
+
+class Nsga2Search(OptunaSearch):
+    """NSGA-II on two objectives, the loss and the bytes of the file, in populations of 20."""
+
+    tier, directions = "nsga2", ("minimize", "minimize")
+
+    def sampler(self) -> Any:
+        """Optuna's NSGA-II with a population for some hundred evaluations."""
+        return self._optuna.samplers.NSGAIISampler(seed=self._options.seed, population_size=POPULATION)
+
+    def objectives(self, allocation: Allocation, outcome: Outcome) -> Sequence[float]:
+        """The loss, and the bytes."""
+        return [outcome.loss, float(allocation.footprint().file)]
+
+
+def _finite(value: float) -> float:
+    """A number that a sampler can take."""
+    return WORST if isnan(value) else min(max(value, -WORST), WORST)
+
+
+def _import_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise StudyError(
+            "Optuna is not installed, and the strategies tpe and nsga2 are its samplers.",
+            "Install it: pip install 'qslm[optuna]'.",
+        ) from error
+    return optuna

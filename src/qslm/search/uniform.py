@@ -1,0 +1,62 @@
+"""One precision for the whole network: the first tier of QSLM, and the simplest search."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from qslm.allocation import Allocation
+from qslm.anatomy import Anatomy
+from qslm.formats import FLOAT32
+from qslm.search.options import DEFAULT_OPTIONS, Options
+from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
+
+
+@dataclass(frozen=True)
+class Base:
+    """The lowest uniform allocation that held the quality, its place in `Options.formats` and its loss.
+
+    Where none held it is float32, at place -1.
+    """
+
+    allocation: Allocation
+    level: int
+    loss: float
+
+
+def descend(anatomy: Anatomy, options: Options, *, until_memory: bool = False) -> Generator[Proposal, Outcome, Base]:
+    """Every matrix at each precision, from the highest to the first that breaks the quality; the base.
+
+    until_memory: go on past a break while memory is unmet, as QSLM's text has it.
+    """
+    base = None
+    for level, fmt in enumerate(options.formats):
+        allocation = options.uniform(anatomy, fmt)
+        outcome = yield Proposal(allocation, "global", f"whole network at {fmt}")
+        if outcome.quality_ok:
+            base = Base(allocation, level, outcome.loss)
+        elif outcome.memory_ok or not until_memory:
+            break
+    if base is None:
+        allocation = options.uniform(anatomy, FLOAT32)
+        outcome = yield Proposal(allocation, "global", "whole network at float32")
+        base = Base(allocation, -1, outcome.loss)
+    return base
+
+
+class UniformSearch(Strategy):
+    """Every precision for the whole network, from the highest to the first that breaks the quality.
+
+    Unmet memory alone does not end it. Where the highest breaks the quality, float32 is asked last.
+    """
+
+    def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS) -> None:
+        super().__init__(options.limit)
+        self._anatomy, self._options = anatomy, options
+
+    @property
+    def maximum_evaluations(self) -> int:
+        """The precisions, or the highest and float32."""
+        return self._at_most(max(len(self._options.formats), 2))
+
+    def steps(self) -> Steps:
+        """The descent."""
+        yield from descend(self._anatomy, self._options)
