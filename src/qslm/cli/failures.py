@@ -13,7 +13,7 @@ BAD_INPUT = 2
 INTERNAL = 1
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-RESUMABLE = ("search", "demo", "train")
+RESUMABLE = ("search", "sensitivity", "demo", "train")
 TRACEBACK = "QSLM_TRACEBACK"
 
 OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qslm.cli import data, demo, eval, generate, inspect, search, select, train, verify
+from qslm.cli import data, demo, eval, generate, inspect, search, select, sensitivity, train, verify
 from qslm.cli.failures import BAD_INPUT, explain
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "inspect": inspect.inspect,
+    "sensitivity": sensitivity.sensitivity,
     "search": search.search,
     "select": select.select,
     "eval": eval.evaluate,

@@ -40,7 +40,7 @@ def vector_format(text: str) -> "Format":
     return Format.parse(text)
 
 
-def parse_precisions(text: str) -> tuple[int, ...]:
+def parse_precisions(text: str, option: str = "--precisions") -> tuple[int, ...]:
     """Bit widths from `16 14 12` or `16,14,12`. Raises FormatError."""
     from qslm.errors import FormatError
     from qslm.formats import INTEGER_BITS
@@ -49,6 +49,6 @@ def parse_precisions(text: str) -> tuple[int, ...]:
     wrong = [w for w in words if not (w.isascii() and w.isdigit() and int(w) in INTEGER_BITS)]
     if wrong or not words:
         known = " ".join(map(str, INTEGER_BITS))
-        problem = f"--precisions {text!r}: {wrong[0]!r} is no bit width" if wrong else "--precisions is empty"
+        problem = f"{option} {text!r}: {wrong[0]!r} is no bit width" if wrong else f"{option} is empty"
         raise FormatError(problem, f"Choose from {known}.")
     return tuple(map(int, words))

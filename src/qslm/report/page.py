@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -17,19 +17,24 @@ TEXT_COLUMNS = ("tier", "note", "quality", "memory")
 
 def render(record: Record) -> str:
     """The whole page as HTML text."""
-    from plotly.offline import get_plotlyjs
-
     drawn = {"pareto": figures.pareto(record), "tiers": figures.tiers(record)}
     if record.grid is not None:
         drawn["bits"] = figures.heat_map(record.grid)
-    sections = [_answer(record), _pareto(record), _bits(record), _tiers(), _candidates(record), _provenance(record)]
+    sections = [_answer(record), _pareto(record), _bits(record), _tiers(), _candidates(record)]
+    return document("qslm study", record.title, [*sections, provenance(record.provenance)], drawn)
+
+
+def document(kind: str, title: str, sections: Sequence[str], drawn: Mapping[str, figures.Figure]) -> str:
+    """A page of `sections` (HTML), in which the figures go into the elements that bear their names."""
+    from plotly.offline import get_plotlyjs
+
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(record.title)} - qslm</title>",
+            f"<title>{escape(title)} - qslm</title>",
             f"<style>\n{_resource('page.css')}</style>\n</head>\n<body>\n<main>",
-            f"<header><p>qslm study</p><h1>{escape(record.title)}</h1></header>",
+            f"<header><p>{escape(kind)}</p><h1>{escape(title)}</h1></header>",
             *sections,
             "<footer>Written by qslm. The page holds everything it shows and opens offline.</footer>\n</main>",
             f"<script>{get_plotlyjs()}</script>",
@@ -75,20 +80,21 @@ def _promise(record: Record, badge: str) -> str:
 
 def _cards(record: Record) -> Iterable[str]:
     base, chosen = record.baseline, record.selected
-    yield _card(f"baseline {record.metric}", spell_value(record.metric, base.value), _spread(record, base))
+    yield card(f"baseline {record.metric}", spell_value(record.metric, base.value), _spread(record, base))
     if chosen is None:
         return
-    yield _card(f"selected {record.metric}", spell_value(record.metric, chosen.value), _spread(record, chosen))
-    yield _card("loss, paired", *_loss_texts(record))
+    yield card(f"selected {record.metric}", spell_value(record.metric, chosen.value), _spread(record, chosen))
+    yield card("loss, paired", *_loss_texts(record))
     size, _, binary = format_bytes(chosen.file_bytes).partition(" (")
-    yield _card("model file", size, binary.rstrip(")") + _within(record))
+    yield card("model file", size, binary.rstrip(")") + _within(record))
     if record.saving is not None:
         of_file = record.saving_file
         note = "" if of_file is None else f"{100 * of_file:.1f} % less than the checkpoint's file"
-        yield _card("saved against float32", f"{100 * record.saving:.1f} %", note)
+        yield card("saved against float32", f"{100 * record.saving:.1f} %", note)
 
 
-def _card(term: str, value: str, note: str) -> str:
+def card(term: str, value: str, note: str) -> str:
+    """One figure of the answer, with a small note."""
     return f"<div><dt>{escape(term)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
 
 
@@ -112,7 +118,8 @@ def _within(record: Record) -> str:
     return "" if limit is None else f", at most {format_bytes(limit).partition(' (')[0]}"
 
 
-def _figure(name: str, title: str, text: str, style: str = "plot") -> str:
+def figure(name: str, title: str, text: str, style: str = "plot") -> str:
+    """The section of the figure `name`; `title` and `text` are HTML."""
     return (
         f'<section><h2>{title}</h2><p>{text}</p><div class="wide"><div class="{style}" id="{name}"></div></div>'
         "</section>"
@@ -121,7 +128,7 @@ def _figure(name: str, title: str, text: str, style: str = "plot") -> str:
 
 def _pareto(record: Record) -> str:
     judged = "its one-sided 95 % bound" if record.limits.decision == "bound" else "its measured value"
-    return _figure(
+    return figure(
         "pareto",
         "Quality against memory",
         "Each mark is one allocation, measured on the search split against the baseline, in pairs, with its two-sided"
@@ -134,11 +141,11 @@ def _bits(record: Record) -> str:
     if record.grid is None:
         return ""
     text = "How the selected allocation stores each module of each block, in bits per weight."
-    return _figure("bits", "Bits per site", text, "plot bare")
+    return figure("bits", "Bits per site", text, "plot bare")
 
 
 def _tiers() -> str:
-    return _figure(
+    return figure(
         "tiers",
         "The search as it went",
         "Every evaluation in order: first the whole network at one width, then each block alone, then blocks and"
@@ -168,13 +175,13 @@ def _row(record: Record, point: Point) -> str:
     measured, kind = point.measured, record.limits.kind
     low, high = spell_value(record.metric, measured.low), spell_value(record.metric, measured.high)
     cells = [
-        _cell(str(point.number), point.number),
+        cell(str(point.number), point.number),
         f'<td class="text">{escape(point.tier)}</td>',
-        _cell(spell_value(record.metric, measured.value), measured.value),
-        _cell(f"{low} to {high}", measured.low),
-        _cell("" if point.loss is None else spell_loss(kind, point.loss), point.loss),
-        _cell("" if point.bound is None else spell_loss(kind, point.bound), point.bound),
-        _cell(f"{measured.file_bytes / MB:,.3f}", measured.file_bytes),
+        cell(spell_value(record.metric, measured.value), measured.value),
+        cell(f"{low} to {high}", measured.low),
+        cell("" if point.loss is None else spell_loss(kind, point.loss), point.loss),
+        cell("" if point.bound is None else spell_loss(kind, point.bound), point.bound),
+        cell(f"{measured.file_bytes / MB:,.3f}", measured.file_bytes),
         f'<td class="text">{_kept(point.quality_ok)}</td>',
         f'<td class="text">{_kept(point.memory_ok)}</td>',
         f'<td class="text note">{escape(point.note)}</td>',
@@ -183,7 +190,8 @@ def _row(record: Record, point: Point) -> str:
     return f'<tr class="{state}">{"".join(cells)}</tr>'
 
 
-def _cell(text: str, value: float | None) -> str:
+def cell(text: str, value: float | None) -> str:
+    """A number in a table, and what it is sorted by."""
     sortable = "" if value is None else "Infinity" if value == math.inf else repr(value)
     return f'<td data-value="{sortable}">{escape(text)}</td>'
 
@@ -192,6 +200,7 @@ def _kept(good: bool) -> str:
     return "kept" if good else "broken"
 
 
-def _provenance(record: Record) -> str:
-    lines = "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in record.provenance)
+def provenance(terms: Iterable[tuple[str, str]]) -> str:
+    """The section that says where the numbers come from."""
+    lines = "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in terms)
     return f'<section><h2>Where the numbers come from</h2><dl class="source">{lines}</dl></section>'

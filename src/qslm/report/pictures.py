@@ -1,6 +1,7 @@
 """The figures as PNG, for documents; drawn on canvases of their own, so that no global state is touched."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -36,16 +37,18 @@ def draw_pictures(record: Record, folder: Path) -> list[Path]:
     drawn = {"pareto.png": pareto(record), "tiers.png": tiers(record)}
     if record.grid is not None:
         drawn["bits.png"] = bits(record.grid)
-    staged = [stage(folder / name, partial(_save, figure)) for name, figure in drawn.items()]
+    staged = [stage(folder / name, partial(save_figure, figure)) for name, figure in drawn.items()]
     commit(staged)
     return [place for _, place in staged]
 
 
-def _save(figure: "Figure", file: IO[bytes]) -> None:
+def save_figure(figure: "Figure", file: IO[bytes]) -> None:
+    """Write a figure as PNG."""
     figure.savefig(file, format="png", dpi=DPI, facecolor="white")
 
 
-def _new(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, on a canvas of its own."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,7 +59,7 @@ def _new(width: float, height: float) -> "Figure":
 
 def pareto(record: Record) -> "Figure":
     """Quality against megabytes, with paired intervals, the budget's lines and the front."""
-    figure = _new(8, 4.8)
+    figure = new_figure(8, 4.8)
     axes = figure.subplots()
     low, top = frame(record)
     _front_line(axes, record, top)
@@ -81,7 +84,7 @@ def pareto(record: Record) -> "Figure":
 
 def tiers(record: Record) -> "Figure":
     """Loss and bytes of every evaluation in the order of the search."""
-    figure = _new(8, 6)
+    figure = new_figure(8, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     low, top = frame(record)
     for tier in tiers_of(record.points):
@@ -105,7 +108,7 @@ def tiers(record: Record) -> "Figure":
 
 def bits(grid: Grid) -> "Figure":
     """Bits per site: a row a block, a column a module, coloured by the logarithm of the bits."""
-    figure = _new(2.6 + 0.62 * len(grid.modules), 1.8 + 0.36 * len(grid.blocks))
+    figure = new_figure(2.6 + 0.62 * len(grid.modules), 1.8 + 0.36 * len(grid.blocks))
     axes = figure.subplots()
     values = [[math.nan if b is None else math.log2(b) for b in row] for row in grid.bits]
     axes.imshow(values, cmap="viridis_r", vmin=0, vmax=5, aspect="auto")
@@ -115,9 +118,9 @@ def bits(grid: Grid) -> "Figure":
                 ink = "white" if math.log2(b) > 2.6 else "black"
                 axes.text(j, i, f"{b:g}", ha="center", va="center", color=ink, fontsize=9)
     axes.set_xticks(
-        range(len(grid.modules)), _plain_text(grid.modules), rotation=45, ha="left", rotation_mode="anchor", fontsize=9
+        range(len(grid.modules)), plain_text(grid.modules), rotation=45, ha="left", rotation_mode="anchor", fontsize=9
     )
-    axes.set_yticks(range(len(grid.blocks)), _plain_text(grid.blocks), fontsize=9)
+    axes.set_yticks(range(len(grid.blocks)), plain_text(grid.blocks), fontsize=9)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0, colors=INK)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -125,7 +128,7 @@ def bits(grid: Grid) -> "Figure":
     return figure
 
 
-def _plain_text(texts: tuple[str, ...]) -> list[str]:
+def plain_text(texts: Sequence[str]) -> list[str]:
     """Names as they are: matplotlib would read `$` as the start of a formula."""
     return [t.replace("$", r"\$") for t in texts]
 

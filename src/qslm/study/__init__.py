@@ -4,5 +4,18 @@ from qslm.study.demonstration import Demo, demo
 from qslm.study.loop import search
 from qslm.study.reselect import select
 from qslm.study.selection import Difference, Figures, Selected, Selection
+from qslm.study.sensitivity import Sensitivity, read_sensitivity, sensitivity
 
-__all__ = ["Demo", "Difference", "Figures", "Selected", "Selection", "demo", "search", "select"]
+__all__ = [
+    "Demo",
+    "Difference",
+    "Figures",
+    "Selected",
+    "Selection",
+    "Sensitivity",
+    "demo",
+    "read_sensitivity",
+    "search",
+    "select",
+    "sensitivity",
+]
