@@ -1,8 +1,7 @@
 """Optuna's samplers as strategies: TPE and NSGA-II (optional extra `optuna`)."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from math import isnan
 from typing import Any, ClassVar
 
@@ -11,10 +10,9 @@ from qslm.anatomy import Anatomy
 from qslm.errors import StudyError
 from qslm.search.goal import Goal
 from qslm.search.options import EVALUATIONS, Options
-from qslm.search.random import DRAWS, draw_allocations
 from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 
-TRIALS = 5  # trials for each evaluation: those that exceed the memory, or repeat one, cost nothing but time
+TRIALS = 4  # trials for each evaluation: those that exceed the memory, or repeat one, cost nothing but time
 POPULATION = 20
 WORST = 1e30  # stands for what has no finite number
 
@@ -22,11 +20,11 @@ WORST = 1e30  # stands for what has no finite number
 class OptunaSearch(Strategy):
     """A sampler of Optuna, asked and told in memory.
 
-    Each matrix is one categorical parameter over the precisions. The first trials are the uniform allocations and
-    as many random ones around the memory budget: what a sampler draws by itself hardly ever keeps a tight one. An
-    allocation that exceeds the memory is told to the sampler as infeasible without being evaluated. Both limits are
-    constraints of the trials, as shares: `Goal.memory_excess` and `Goal.quality_excess`. Raises StudyError when
-    Optuna is not installed.
+    Each matrix is one categorical parameter over the precisions. The first trials are the uniform allocations. An
+    allocation that exceeds the memory is told to the sampler as infeasible without being evaluated, and the next
+    trial is the same with every matrix so many precisions lower that it fits: what a sampler draws by itself hardly
+    ever keeps a tight budget. Both limits are constraints of the trials, as shares: `Goal.memory_excess` and
+    `Goal.quality_excess`. Raises StudyError when Optuna is not installed.
     """
 
     tier: ClassVar[str]
@@ -35,7 +33,6 @@ class OptunaSearch(Strategy):
     def __init__(self, anatomy: Anatomy, options: Options, goal: Goal) -> None:
         super().__init__(options.limit or EVALUATIONS)
         self._anatomy, self._options, self._goal, self._optuna = anatomy, options, goal, _import_optuna()
-        self._by_bits = {fmt.bits: fmt for fmt in options.formats}
 
     @property
     def maximum_evaluations(self) -> int:
@@ -52,30 +49,37 @@ class OptunaSearch(Strategy):
 
     def steps(self) -> Steps:
         """The trials."""
-        study, names = self._study(), [site.name for site in self._options.matrices(self._anatomy)]
-        choices = self._optuna.distributions.CategoricalDistribution(list(self._by_bits))
-        for allocation in self._first():
-            study.enqueue_trial({name: allocation[name].bits for name in names})
+        study, formats = self._study(), self._options.formats
+        names = [site.name for site in self._options.matrices(self._anatomy)]
+        choices = self._optuna.distributions.CategoricalDistribution(range(len(formats)))
+        for place in range(len(formats)):
+            study.enqueue_trial(dict.fromkeys(names, place))
         for number in range(TRIALS * self.maximum_evaluations):
             trial = study.ask(dict.fromkeys(names, choices))
-            allocation = self._options.mixed(
-                self._anatomy, {name: self._by_bits[bits] for name, bits in trial.params.items()}
-            )
+            allocation = self._allocation(trial.params)
             excess, objectives = 0.0, [WORST] * len(self.directions)
             if self._goal.keeps_memory(allocation):
                 outcome = yield Proposal(allocation, self.tier, f"trial {number}")
                 excess = _finite(self._goal.quality_excess(outcome))
                 objectives = [_finite(value) for value in self.objectives(allocation, outcome)]
+            elif lower := self._lowered(trial.params):
+                study.enqueue_trial(lower)
             trial.set_constraint("memory", self._goal.memory_excess(allocation))
             trial.set_constraint("quality", excess)
             study.tell(trial, objectives)
 
-    def _first(self) -> Iterator[Allocation]:
-        """The allocations of the first trials."""
+    def _allocation(self, places: dict[str, int]) -> Allocation:
         formats = self._options.formats
-        yield from (self._options.uniform(self._anatomy, fmt) for fmt in formats)
-        draws = draw_allocations(self._anatomy, self._options, self._goal, DRAWS * len(formats))
-        yield from islice(draws, len(formats))
+        return self._options.mixed(self._anatomy, {name: formats[place] for name, place in places.items()})
+
+    def _lowered(self, places: dict[str, int]) -> dict[str, int] | None:
+        """Every matrix as few places lower as keeps the memory; None when the lowest does not."""
+        last = len(self._options.formats) - 1
+        for down in range(1, last + 1):
+            lower = {name: min(place + down, last) for name, place in places.items()}
+            if self._goal.keeps_memory(self._allocation(lower)):
+                return lower
+        return None
 
     def _study(self) -> Any:
         """A study in memory; Optuna's log stays as loud as it was, but for this."""

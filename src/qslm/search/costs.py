@@ -1,0 +1,36 @@
+"""What a search may expect of every format at every site, before anything is measured."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from qslm.allocation import Allocation
+from qslm.formats import Format
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The expected loss of each (site name, format) alone, not negative; in nats per token or sentence.
+
+    What is not listed is expected to lose nothing. An expectation orders and proposes, it never decides.
+    """
+
+    values: Mapping[tuple[str, Format], float]
+
+    def of(self, site: str, format: Format) -> float:
+        """The expected loss of one site in one format."""
+        return self.values.get((site, format), 0.0)
+
+    def total(self, allocation: Allocation) -> float:
+        """The expected loss of an allocation: the sum over its sites."""
+        return sum(self.of(site.name, format) for site, format in allocation.items())
+
+    def scaled(self, factors: Mapping[str, float]) -> "Costs":
+        """These costs with those of each site multiplied by its factor, 1 where it has none."""
+        return Costs({(site, fmt): cost * factors.get(site, 1.0) for (site, fmt), cost in self.values.items()})
+
+    @classmethod
+    def by_bits(cls, sites: Iterable[tuple[str, int]], formats: Iterable[Format]) -> "Costs":
+        """What is expected where nothing was estimated: 4^-bits times the share of the site's numbers."""
+        sites, formats = list(sites), list(formats)
+        numel = max(sum(count for _, count in sites), 1)
+        return cls({(name, fmt): count / numel * 4.0**-fmt.bits for name, count in sites for fmt in formats})
