@@ -1,5 +1,6 @@
 import hashlib
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,19 @@ IDENTITY = {"checkpoint": "abc", "task": {"name": "wikitext2", "search": "f00"},
 def evaluation(seed=0, value=1.5, units=7):
     values = np.random.default_rng(seed).normal(size=units) * 1e3
     losses = Losses(values, np.arange(1.0, units + 1), tokens=99)
-    return Evaluation("perplexity", value, 1.0, 2.0, losses, 12345, 0.25, {"bits_per_byte": 1.1})
+    return Evaluation("perplexity", value, 1.0, 2.0, losses, 12345, 0.25, {"bits_per_byte": 1.1}, 2**40)
+
+
+def partial(places, **options):
+    whole = evaluation(units=len(places), **options)
+    losses = replace(whole.losses, units=np.array(places))
+    return replace(whole, losses=losses, details={}, complete=False)
+
+
+def put_partial(ledger, places, text="{}", **options):
+    key = hashlib.sha256(text.encode()).hexdigest()
+    ledger.put(key, "search", text, "global", "begun", partial(places, **options))
+    return key
 
 
 def put(ledger, text="{}", split="search", **options):
@@ -41,6 +54,7 @@ def test_what_is_put_comes_back_bit_for_bit_and_in_order(path):
         assert found.losses.weights.tobytes() == wanted.losses.weights.tobytes()
         assert (found.value, found.low, found.high, found.tokens) == (1.5, 1.0, 2.0, 99)
         assert (found.footprint_file, found.seconds, found.details) == (12345, 0.25, {"bits_per_byte": 1.1})
+        assert (found.work, found.complete, found.losses.units) == (2**40, True, None)
         assert ledger.get(keys[0], "report").value == float("inf")
         assert reader.identity == IDENTITY
         row = reader.rows("search")[2]
@@ -78,6 +92,34 @@ def test_the_same_evaluation_twice_is_refused(path):
         put(ledger)
         with pytest.raises(LedgerError, match="already"):
             put(ledger)
+
+
+def test_a_partial_evaluation_makes_way_for_what_goes_on_with_it(path):
+    with Ledger.open(path, IDENTITY) as ledger:
+        key = put_partial(ledger, [2, 5, 9], seed=1)
+        put(ledger, "[1]")
+        put_partial(ledger, [0, 2, 5, 9], seed=2)
+        found = ledger.get(key, "search")
+        assert found.losses.units.tolist() == [0, 2, 5, 9] and found.losses.units.dtype == np.int64
+        assert not found.complete and found.losses.values.tobytes() == evaluation(2, units=4).losses.values.tobytes()
+        assert put(ledger, seed=3) == key
+        assert [(row.number, row.note) for row in ledger.rows("search")] == [(1, "all at int8"), (2, "all at int8")]
+        assert ledger.get(key, "search").complete and ledger.get(key, "search").losses.units is None
+        for again in (lambda: put(ledger), lambda: put_partial(ledger, [1])):
+            with pytest.raises(LedgerError, match="already"):
+                again()
+        with pytest.raises(LedgerError, match="which units"):
+            ledger.put("key", "search", "{}", "global", "", replace(evaluation(), complete=False))
+
+
+def test_a_full_disk_leaves_the_partial_evaluation(path):
+    with Ledger.open(path, IDENTITY) as ledger:
+        key = put_partial(ledger, [1, 2])
+        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(LedgerError, match="full"):
+            put(ledger, units=100_000)
+        assert ledger.get(key, "search").losses.units.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough to be one" * 30, b"SQLite format 3\0"])
@@ -127,6 +169,13 @@ def test_random_damage_is_an_error_of_our_own_or_harmless(path):
         ("allocation", "[1]", "digest"),
         ("details", "[]", "evaluation 1"),
         ("seconds", "soon", "evaluation 1"),
+        ("units", b"1234", "8-byte"),
+        ("units", "text", "8-byte"),
+        ("units", np.arange(6).tobytes(), "7 losses but 6 places"),
+        ("units", np.arange(-1, 6).tobytes(), "do not rise from 0"),
+        ("units", np.array([0, 1, 2, 3, 4, 5, 5]).tobytes(), "do not rise from 0"),
+        ("work", "much", "evaluation 1"),
+        ("work", -1, "its work is -1"),
     ],
 )
 def test_altered_rows_are_refused(path, column, value, problem):

@@ -129,7 +129,7 @@ def test_a_replay_measures_nothing_and_answers_the_same(encoder, tmp_path, monke
     first = search(model, task, budget=DROP, output=tmp_path)
     content, model_file = read(tmp_path, "selection.json"), tmp_path / "artifact" / "model.safetensors"
     packed = model_file.read_bytes()
-    monkeypatch.setattr("qslm.evaluation.evaluator._measured", None)
+    monkeypatch.setattr("qslm.evaluation.evaluator._losses", None)
     second = search(model, task, budget=DROP, output=tmp_path)
     assert read(tmp_path, "selection.json") == content and model_file.read_bytes() == packed
     assert second.seconds == first.seconds > 0

@@ -59,6 +59,11 @@ class Anatomy:
         """The modules of `block` that own sites, as they are registered."""
         return tuple(dict.fromkeys(site.module for site in self.sites_of(block)))
 
+    def path(self, block: str) -> str | None:
+        """The path of the one module that owns all sites of `block`; None where several share it."""
+        found = {_above(site) for site in self.sites if site.block == block}
+        return found.pop() if len(found) == 1 else None
+
     def sites_of(self, block: str | None = None, module: str | None = None) -> tuple[Site, ...]:
         """The sites of one block, of one module name, of both, or all."""
         return tuple(site for site in self.sites if block in (None, site.block) and module in (None, site.module))
@@ -75,3 +80,11 @@ class Anatomy:
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
+
+
+def _above(site: Site) -> str | None:
+    """The path of the module that a site's own module is named from; None where that is the network."""
+    owner = site.name.rpartition(".")[0]
+    if site.module == ITSELF:
+        return owner or None
+    return owner.removesuffix(f".{site.module}") if owner.endswith(f".{site.module}") else None

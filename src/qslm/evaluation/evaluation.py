@@ -11,7 +11,9 @@ class Evaluation:
 
     `losses` are kept per unit (window or sentence), so that two allocations can be compared in pairs.
     `footprint_file` is the size in bytes of the model file of this allocation, `seconds` is wall-clock time,
-    `details` are further figures of the task (bits per byte, ...).
+    `details` are further figures of the task (bits per byte, ...). `work` is tokens times blocks of the anatomy that
+    were forwarded for it: what was known before is not in it. Where not all batches were measured, `complete` is
+    False, value and interval are those of the units seen, which `losses.units` names, and there are no details.
     """
 
     metric: str
@@ -22,6 +24,8 @@ class Evaluation:
     footprint_file: int
     seconds: float
     details: dict[str, float] = field(default_factory=dict)
+    work: int = 0
+    complete: bool = True
 
     @property
     def tokens(self) -> int:

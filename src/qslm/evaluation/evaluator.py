@@ -1,7 +1,7 @@
 """Measuring a network on a task, as it is or with its weights rounded into an allocation."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from types import TracebackType
@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site, find_anatomy
 from qslm.errors import StudyError, TaskError
+from qslm.evaluation.chain import BlockChain
 from qslm.evaluation.evaluation import Evaluation
+from qslm.evaluation.parts import Parts, consecutive
+from qslm.evaluation.prefix import PREFIX_BYTES, PrefixCache
 from qslm.formats import Format
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import round_site
 from qslm.tasks.statistics import interval
-from qslm.tasks.task import Losses, Task, as_task
+from qslm.tasks.task import Losses, Task, Units, as_task
+
+Stop = Callable[[Losses], bool]
 
 
 def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Progress = SILENT) -> Evaluation:
@@ -28,10 +33,21 @@ def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Pr
     given. The footprint is that of the float32
     network. Raises TaskError when the network does not suit the task, or the split has too little data.
     """
-    task = as_task(task)
-    footprint = Allocation.float32(find_anatomy(model)).footprint()
+    start = time.perf_counter()
+    task, anatomy = as_task(task), find_anatomy(model)
+    split = split or task.evaluation_split
+    batches = task.batches(split)
     with evaluation_mode(model):
-        return _measured(model, task, split or task.evaluation_split, footprint.file, progress)
+        tracked = progress.track(batches, len(batches), f"{task.name} {split}")
+        losses = Losses.concatenate([_losses(model, task, batch) for batch in tracked])
+    found = interval(task, losses)
+    return Evaluation(
+        *(task.metric, found.value, found.low, found.high, losses),
+        footprint_file=Allocation.float32(anatomy).footprint().file,
+        seconds=time.perf_counter() - start,
+        details=task.details(losses, split),
+        work=len(anatomy.blocks) * losses.tokens,
+    )
 
 
 class Evaluator:
@@ -42,25 +58,104 @@ class Evaluator:
     `close`, or at the end of a `with`. A site whose format does not change is not rounded again. The network
     is in evaluation mode as long. Rounding is done on the CPU, wherever the network is, so that the same bits
     are packed later.
+
+    Outputs of blocks are kept, `cache_bytes` of them (1 GiB; 0 keeps none), so that an allocation is run only from
+    where it differs from an earlier one, with the same bits (`BlockChain`). `work` counts tokens times blocks that
+    were forwarded, all in all.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, task: Task, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        task: Task,
+        progress: Progress = SILENT,
+        *,
+        cache_bytes: int = PREFIX_BYTES,
+    ) -> None:
         self.model, self.anatomy, self.task = model, anatomy, task
+        self.work = 0
+        self.chain = BlockChain(model, anatomy, PrefixCache(cache_bytes))
         self._progress = progress
         self._live = {site.name: _tensor(model, site) for site in anatomy.sites}
         self._originals: dict[str, Tensor] = {}
         self._applied: dict[str, tuple[Format, str]] = {}
+        self._batches: dict[str, Sequence[Any]] = {}
+        self._places: dict[str, list[Units]] = {}
         self._mode = evaluation_mode(model)
         self._mode.__enter__()
 
-    def measure(self, allocation: Allocation, split: str) -> Evaluation:
+    def measure(
+        self, allocation: Allocation, split: str, *, stop: Stop | None = None, known: Evaluation | None = None
+    ) -> Evaluation:
         """What the task measures on a split with this allocation; rounding counts into its seconds.
 
-        Raises FormatError when a weight is not finite or does not fit its format, TaskError as the task does.
+        The batches are run in a random order, the same for all allocations. After each but the last `stop` is asked
+        about the losses so far (with their `units`), and ends the evaluation where it says yes. `known` is what an
+        earlier evaluation of the same allocation and split measured before it was stopped: its batches are not run
+        again. A complete evaluation has the same losses in every case.
+
+        Raises FormatError when a weight is not finite or does not fit its format, StudyError when `known` is of other
+        batches, TaskError as the task does.
         """
-        start = time.perf_counter()
+        if known is not None and known.complete:
+            return known
+        count = len(self._of(split))
+        places = self.places(split) if stop or known else self._places.get(split)
+        parts = Parts(self.task, split, count, places, known)
+        todo, complete = parts.todo(), True
+        before = self.work
+        for index in self._progress.track(todo, len(todo), f"{self.task.name} {split}"):
+            parts.measured[index] = self.measure_batch(allocation, split, index)
+            if stop is not None and index != todo[-1] and stop(parts.losses):
+                complete = False
+                break
+        parts.work = self.work - before
+        if split not in self._places and complete:
+            self._learn(split, parts.measured)
+        return parts.evaluation(allocation.footprint().file, complete)
+
+    def measure_batch(self, allocation: Allocation, split: str, index: int) -> Losses:
+        """What the task loses on the batch `index` of a split with this allocation. Raises as `measure` does.
+
+        `self.work` grows by the tokens times the blocks that were forwarded for it.
+        """
         self.apply(allocation)
-        return _measured(self.model, self.task, split, allocation.footprint().file, self._progress, start)
+        batch = self._of(split)[index]
+        losses, work = self.chain.run(allocation, (split, index), lambda: _losses(self.model, self.task, batch))
+        self.work += work
+        if split in self._places and len(losses.values) != len(self._places[split][index]):
+            raise TaskError(
+                f"Batch {index} of {self.task.name} {split} has {len(losses.values)} units, it had "
+                f"{len(self._places[split][index])}.",
+                "Give batches of fixed units.",
+            )
+        return losses
+
+    def places(self, split: str) -> list[Units]:
+        """The places in the split of every batch's units.
+
+        A task that does not tell them (`Task.places`) is run on the whole split, once, unless that was done: the
+        evaluation of the baseline does it. What that takes is in `self.work` and in no Evaluation.
+        """
+        if split not in self._places:
+            told = self.task.places(split)
+            if told is not None:
+                self._places[split] = told
+            else:
+                batches = [(_losses(self.model, self.task, batch)) for batch in self._of(split)]
+                self.work += len(self.anatomy.blocks) * sum(part.tokens for part in batches)
+                self._learn(split, dict(enumerate(batches)))
+        return self._places[split]
+
+    def _learn(self, split: str, measured: dict[int, Losses]) -> None:
+        self._places[split] = consecutive([part for _, part in sorted(measured.items())])
+
+    def _of(self, split: str) -> Sequence[Any]:
+        """The batches of a split, made once."""
+        if split not in self._batches:
+            self._batches[split] = self.task.batches(split)
+        return self._batches[split]
 
     def apply(self, allocation: Allocation) -> None:
         """Give every site the numbers that it stands for in its format, (code - zero) * scale."""
@@ -85,6 +180,7 @@ class Evaluator:
             self._live[name].copy_(original)
         self._originals.clear()
         self._applied.clear()
+        self.chain.forget()
 
     def close(self) -> None:
         """Give the network back as it was: its weights and its mode."""
@@ -131,28 +227,14 @@ def _needs_nothing(method: Callable[..., object]) -> bool:
     return True
 
 
-def _measured(
-    model: nn.Module,
-    task: Task,
-    split: str,
-    file_bytes: int,
-    progress: Progress,
-    start: float | None = None,
-) -> Evaluation:
-    start = time.perf_counter() if start is None else start
-    batches = task.batches(split)
-    parts = []
-    for batch in progress.track(batches, len(batches), f"{task.name} {split}"):
-        reset_state(model)
-        with torch.no_grad():
-            parts.append(task.losses(model, batch))
-        if not isinstance(parts[-1], Losses):
-            raise TaskError(f"losses() of {task.name} returned a {type(parts[-1]).__name__}.", "Return qslm.Losses.")
-    losses = Losses.concatenate(parts)
-    found = interval(task, losses)
-    details = task.details(losses, split)
-    seconds = time.perf_counter() - start
-    return Evaluation(task.metric, found.value, found.low, found.high, losses, file_bytes, seconds, details)
+def _losses(model: nn.Module, task: Task, batch: Any) -> Losses:
+    """The losses of one batch, from the state of rest."""
+    reset_state(model)
+    with torch.no_grad():
+        found = task.losses(model, batch)
+    if not isinstance(found, Losses):
+        raise TaskError(f"losses() of {task.name} returned a {type(found).__name__}.", "Return qslm.Losses.")
+    return found
 
 
 def _tensor(model: nn.Module, site: Site) -> Tensor:

@@ -21,22 +21,22 @@ from qslm.errors import LedgerError
 from qslm.evaluation.differences import refuse_differences
 from qslm.evaluation.evaluation import Evaluation
 from qslm.locking import lock_folder
-from qslm.tasks.task import Losses
+from qslm.tasks.task import Losses, Units
 
 APPLICATION_ID = 0x51534C4D  # "QSLM"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE identity (text TEXT NOT NULL);
 CREATE TABLE evaluations (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL, split TEXT NOT NULL, allocation TEXT NOT NULL,
     tier TEXT NOT NULL, note TEXT NOT NULL, metric TEXT NOT NULL, value REAL, low REAL, high REAL,
     losses BLOB NOT NULL, weights BLOB NOT NULL, tokens INTEGER NOT NULL, file_bytes INTEGER NOT NULL,
-    seconds REAL NOT NULL, details TEXT NOT NULL, UNIQUE (key, split)
+    seconds REAL NOT NULL, details TEXT NOT NULL, units BLOB, work INTEGER NOT NULL, UNIQUE (key, split)
 );
 """
 _COLUMNS = (
     "key, split, allocation, tier, note, metric, value, low, high, losses, weights, tokens, file_bytes, "
-    "seconds, details"
+    "seconds, details, units, work"
 )
 
 
@@ -136,16 +136,23 @@ class Ledger:
         return None if found is None else self._row(found).evaluation
 
     def put(self, key: str, split: str, allocation: str, tier: str, note: str, evaluation: Evaluation) -> None:
-        """Store an evaluation; it is on the disk when this returns. `key` is the digest of `allocation`."""
+        """Store an evaluation; it is on the disk when this returns. `key` is the digest of `allocation`.
+
+        It takes the place, and the number, of a partial one of the same allocation and split. Raises LedgerError
+        where there is a complete one, and for a partial one that does not say which units it is of.
+        """
         values = (
             *(key, split, allocation, tier, note),
             *(evaluation.metric, evaluation.value, evaluation.low, evaluation.high),
             *(_blob(evaluation.losses.values), _blob(evaluation.losses.weights), evaluation.losses.tokens),
             *(evaluation.footprint_file, evaluation.seconds, json.dumps(evaluation.details, sort_keys=True)),
+            *(None if evaluation.complete else self._units(evaluation.losses), evaluation.work),
         )
         marks = ", ".join("?" * len(values))
+        replacing = f"UPDATE evaluations SET ({_COLUMNS}) = ({marks}) WHERE key = ? AND split = ? AND units NOT NULL"
         with _explained(self.path):
-            self._connection.execute(f"INSERT INTO evaluations ({_COLUMNS}) VALUES ({marks})", values)
+            if self._connection.execute(replacing, (*values, key, split)).rowcount == 0:
+                self._connection.execute(f"INSERT INTO evaluations ({_COLUMNS}) VALUES ({marks})", values)
 
     def rows(self, split: str) -> list[Row]:
         """All evaluations on a split, in the order in which they were made."""
@@ -153,6 +160,11 @@ class Ledger:
         with _explained(self.path):
             found = self._connection.execute(query, (split,)).fetchall()
         return [self._row(values) for values in found]
+
+    def _units(self, losses: Losses) -> bytes:
+        if losses.units is None:
+            raise LedgerError("A partial evaluation does not say which units it is of.", "Give its losses `units`.")
+        return np.ascontiguousarray(losses.units, dtype="<i8").tobytes()
 
     def _prepare(self, identity: dict[str, Any]) -> None:
         self._connection.execute("PRAGMA journal_mode = DELETE")
@@ -194,15 +206,20 @@ class Ledger:
 
 def _parsed(values: tuple[Any, ...]) -> Row:
     number, key, split, allocation, tier, note, metric, value, low, high, *rest = values
-    losses, weights, tokens, file_bytes, seconds, details = rest
+    losses, weights, tokens, file_bytes, seconds, details, units, work = rest
     if hashlib.sha256(allocation.encode()).hexdigest() != key:
         raise ValueError("the allocation does not have the digest it is stored under")
-    measured = Losses(_numbers(losses), _numbers(weights), int(tokens))
+    measured = Losses(_numbers(losses), _numbers(weights), int(tokens), None if units is None else _places(units))
     if len(measured.values) != len(measured.weights):
         raise ValueError(f"{len(measured.values)} losses but {len(measured.weights)} weights")
+    if measured.units is not None and len(measured.units) != len(measured.values):
+        raise ValueError(f"{len(measured.values)} losses but {len(measured.units)} places of units")
+    if int(work) < 0:
+        raise ValueError(f"its work is {work}")
     figures = {str(name): float(figure) for name, figure in json.loads(details).items()}
     value, low, high = (float("nan") if number is None else float(number) for number in (value, low, high))
-    found = Evaluation(str(metric), value, low, high, measured, int(file_bytes), float(seconds), figures)
+    counted = (int(file_bytes), float(seconds), figures, int(work), units is None)
+    found = Evaluation(str(metric), value, low, high, measured, *counted)
     return Row(int(number), str(key), str(split), allocation, str(tier), str(note), found)
 
 
@@ -214,6 +231,15 @@ def _numbers(blob: Any) -> np.ndarray:
     if not isinstance(blob, bytes) or len(blob) % 8:
         raise ValueError("its losses are not a row of 8-byte numbers")
     return np.frombuffer(blob, dtype="<f8").astype(np.float64)
+
+
+def _places(blob: Any) -> Units:
+    if not isinstance(blob, bytes) or len(blob) % 8:
+        raise ValueError("its units are not a row of 8-byte numbers")
+    places = np.frombuffer(blob, dtype="<i8").astype(np.int64)
+    if (places < 0).any() or (places[1:] <= places[:-1]).any():
+        raise ValueError("the places of its units do not rise from 0")
+    return places
 
 
 def _locked(path: Path) -> int:

@@ -50,7 +50,8 @@ def select(
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{run / folder.STUDY} lacks something: {error}.", folder.AGAIN) from error
     with Ledger.read(run / folder.LEDGER) as ledger:
-        rows, reported = ledger.rows("search"), {row.key: row.evaluation for row in ledger.rows("report")}
+        rows = [row for row in ledger.rows("search") if row.evaluation.complete]
+        reported = {row.key: row.evaluation for row in ledger.rows("report") if row.evaluation.complete}
     baseline = _baseline(rows, task)
     check_kind(task, budget, baseline.losses)
     judged = [_judged(row, anatomy, task, budget, baseline) for row in rows]

@@ -14,6 +14,7 @@ from qslm.errors import TaskError
 from qslm.tasks.fingerprint import fingerprint
 
 Floats = npt.NDArray[np.float64]
+Units = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +24,13 @@ class Losses:
     values: float64 `(units,)`, the sum of the losses in a unit (a window's nats; 1 for a sentence that is
     right, 0 for one that is wrong). weights: float64 `(units,)`, how many losses were summed (a window's
     tokens; 1). tokens: how many tokens went through the model. units: int64 `(units,)`, the place of each
-    unit in the split, where batches are not in the split's order.
+    unit in the split; always given where only some units were measured, else where batches are not in order.
     """
 
     values: Floats
     weights: Floats
     tokens: int
-    units: npt.NDArray[np.int64] | None = None
+    units: Units | None = None
 
     @staticmethod
     def concatenate(parts: "Sequence[Losses]") -> "Losses":
@@ -53,6 +54,25 @@ class Losses:
         """The losses of all units but one."""
         units = None if self.units is None else np.delete(self.units, unit)
         return Losses(np.delete(self.values, unit), np.delete(self.weights, unit), self.tokens, units)
+
+    def take(self, units: Units) -> "Losses":
+        """The losses of the units at these places `(taken,)` of the split, in the order given; `tokens` stays.
+
+        Raises TaskError when a place is not among them.
+        """
+        if self.units is None:
+            found, here = units, (units >= 0) & (units < len(self.values))
+        else:
+            order = np.argsort(self.units, kind="stable")
+            after = np.searchsorted(self.units, units, sorter=order)
+            found = order[np.minimum(after, len(order) - 1)] if len(order) else np.zeros_like(units)
+            here = np.isin(units, self.units)
+        if not here.all():
+            raise TaskError(
+                f"There is no loss of unit {units[~here][0]}: {len(self.values)} units were measured.",
+                "Compare evaluations of the same split.",
+            )
+        return Losses(self.values[found], self.weights[found], self.tokens, units)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -99,6 +119,17 @@ class Task(ABC):
     def losses(self, model: nn.Module, batch: Any) -> Losses:
         """What the model loses on each unit of a batch. Raises TaskError when the model does not fit."""
 
+    def places(self, split: str) -> list[Units] | None:
+        """The places in the split of every batch's units, as far as they are known before anything is measured.
+
+        By default the attribute `units` of the batches, a tensor or an array `(units,)`. Where they have none, None:
+        then a split is measured whole once, which counts the units of its batches, and they are in the batches'
+        order. Places are needed to stop an evaluation early.
+        """
+        found = [getattr(batch, "units", None) for batch in self.batches(split)]
+        arrays = [np.asarray(units, dtype=np.int64) for units in found if isinstance(units, torch.Tensor | np.ndarray)]
+        return arrays if len(arrays) == len(found) else None
+
     def reduce(self, losses: Losses) -> float:
         """The metric: the weighted mean of the losses."""
         return float(losses.values.sum() / losses.weights.sum())
@@ -119,7 +150,7 @@ class Task(ABC):
 
 
 REQUIRED = ("batches", "losses")
-OPTIONAL = ("reduce", "reduce_without_each", "details", "fingerprint")
+OPTIONAL = ("places", "reduce", "reduce_without_each", "details", "fingerprint")
 ATTRIBUTES = ("name", "metric", "higher_is_better", "unit", "evaluation_split", "source", "exchangeable")
 
 
@@ -147,5 +178,6 @@ def as_task(given: Any) -> Task:
     members |= {name: getattr(given, name) for name in ATTRIBUTES if hasattr(given, name)}
     methods = ["losses", *(name for name in OPTIONAL if callable(getattr(given, name, None)))]
     members |= {name: staticmethod(getattr(given, name)) for name in methods}
+    members["__reduce__"] = lambda self: (as_task, (given,))  # its class has no name to be pickled by
     adapted: type[Task] = type("AdaptedTask", (Task,), {**members, "batches": staticmethod(batches)})
     return adapted()
