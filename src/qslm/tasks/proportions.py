@@ -7,7 +7,7 @@ from scipy import optimize
 NEAREST = 1e-9  # to the observed difference, where its variance may be zero
 
 
-def wilson(right: int, n: int, z: float) -> tuple[float, float]:
+def wilson(right: float, n: float, z: float) -> tuple[float, float]:
     """Wilson's score interval (1927) of a share of `right` in `n`; `z` is the normal quantile.
 
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
@@ -19,7 +19,7 @@ def wilson(right: int, n: int, z: float) -> tuple[float, float]:
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def tango(b: int, c: int, n: int, z: float) -> tuple[float, float]:
+def tango(b: float, c: float, n: int, z: float) -> tuple[float, float]:
     """Tango's score interval (Statistics in Medicine 17, 1998, 891-908) of the paired difference (b - c)/n.
 
     Of `n` units, `b` have the property only in the first measurement and `c` only in the second. The limits
@@ -30,7 +30,7 @@ def tango(b: int, c: int, n: int, z: float) -> tuple[float, float]:
     return -_upper_limit(c, b, n, z), _upper_limit(b, c, n, z)
 
 
-def _upper_limit(b: int, c: int, n: int, z: float) -> float:
+def _upper_limit(b: float, c: float, n: int, z: float) -> float:
     if b == n:
         return 1.0
 
@@ -41,7 +41,7 @@ def _upper_limit(b: int, c: int, n: int, z: float) -> float:
     return float(optimize.brentq(excess, (b - c) / n + NEAREST, 1.0, xtol=1e-12))
 
 
-def _restricted_share(b: int, c: int, n: int, difference: float) -> float:
+def _restricted_share(b: float, c: float, n: int, difference: float) -> float:
     """q(d): the positive root of 2n q^2 + (-b - c + (2n - b + c) d) q - c d (1 - d) = 0."""
     linear = -b - c + (2 * n - b + c) * difference
     constant = -c * difference * (1 - difference)

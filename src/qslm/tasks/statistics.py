@@ -74,7 +74,7 @@ def compare(task: Task, candidate: Losses, baseline: Losses, kind: Kind, confide
     _check_pair(task, candidate, baseline, kind)
     if not np.isfinite(task.reduce(candidate)):
         return Comparison(np.inf, np.inf, np.inf, np.inf)
-    worse = _worse(task, kind)
+    worse = loss_of(task, kind)
     if kind != "relative" and is_proportion(task, candidate) and is_proportion(task, baseline):
         pair = (baseline, candidate) if task.higher_is_better else (candidate, baseline)
         return _compare_proportions(*pair, 100.0 if kind == "points" else 1.0, confidence)
@@ -96,7 +96,7 @@ def _compare_proportions(first: Losses, second: Losses, scale: float, confidence
     return Comparison(scale * (b - c) / n, scale * low, scale * high, scale * bound)
 
 
-def _worse(task: Task, kind: Kind) -> Callable[[Floats | float, Floats | float], Floats | float]:
+def loss_of(task: Task, kind: Kind) -> Callable[[Floats | float, Floats | float], Floats | float]:
     """The function (candidate, baseline) -> loss of this kind."""
     sign = -1.0 if task.higher_is_better else 1.0
     if kind == "relative":
