@@ -168,3 +168,62 @@ def test_untimely_answers_are_refused(anatomy):
 def test_a_network_of_vectors_is_asked_for_once():
     search = TieredSearch(find_anatomy(nn.LayerNorm(5)), Options(vectors=FLOAT16))
     assert [str(p.allocation["weight"]) for p in run(search, 1.0)] == ["float16"]
+
+
+def literal(anatomy, **options):
+    return TieredSearch(anatomy, Options(**options), literal=True)
+
+
+def parts_of(asked, tier):
+    return list(dict.fromkeys(p.note.rpartition(" at ")[0] for p in asked if p.tier == tier))
+
+
+def test_the_literal_search_asks_for_every_block_and_every_module(anatomy):
+    """One limit under which each block breaks alone: the saving search leaves all of them out, the literal none."""
+    loss, limit = additive({"input": 50.0, "output": 50.0}), 40 * 4.0**2
+    saving, asked = run(TieredSearch(anatomy), limit, loss=loss), run(literal(anatomy), limit, loss=loss)
+    probes = [p for p in asked if p.tier == "sensitivity"]
+    broken = [p.note.split(" alone")[0] for p in probes if loss(p.allocation) > limit]
+    assert "input" in broken and "output" in broken
+    modules = [f"{block} {module}" for block in anatomy.blocks[1:-1] for module in matrices(anatomy, block)]
+    assert parts_of(asked, "module") == modules
+    assert set(parts_of(saving, "block")).isdisjoint(broken)
+    assert len({p.allocation.key for p in asked}) == len(asked) > len(saving)
+
+
+def test_the_literal_block_tier_tries_a_block_that_broke_alone_on_top_of_the_others(anatomy):
+    def loss(allocation):
+        """The output breaks at 4 bits, the input where it stands before an attention 0 of more than 4."""
+        at = {block: bits(allocation, block) == {4} for block in anatomy.blocks}
+        return 2.0 if at["output"] or (at["input"] and not at["attention 0"]) else 0.0
+
+    asked = run(literal(anatomy, precisions=(8, 4)), 1.0, loss=loss)
+    assert "input" in parts_of(asked, "block")
+    assert "input" not in parts_of(run(TieredSearch(anatomy, Options(precisions=(8, 4))), 1.0, loss=loss), "block")
+    assert bits(accepted(asked, 1.0, loss)[-1], "input") == {4}
+
+
+def matrices(anatomy, block):
+    return [m for m in anatomy.modules(block) if any(not site.is_vector for site in anatomy.sites_of(block, m))]
+
+
+def test_the_literal_global_tier_goes_past_a_break_while_memory_is_unmet(anatomy):
+    def loss(allocation):
+        return 1.0 if bits(allocation, "output") == {8} else 0.0
+
+    small = Options(precisions=(16, 8, 4)).smallest(anatomy).footprint().file
+    fits = lambda allocation: allocation.footprint().file <= small  # noqa: E731
+    for memory_ok, expected in ((fits, [16, 8, 4]), (lambda allocation: True, [16, 8])):
+        asked = run(literal(anatomy, precisions=(16, 8, 4)), 0.5, memory_ok=memory_ok, loss=loss)
+        assert [bits(p.allocation, "output") for p in asked if p.tier == "global"] == [{b} for b in expected]
+    saving = run(TieredSearch(anatomy, Options(precisions=(16, 8, 4))), 0.5, memory_ok=fits, loss=loss)
+    assert [bits(p.allocation, "output") for p in saving if p.tier == "global"] == [{16}, {8}]
+
+
+def test_a_block_of_one_module_has_a_second_turn_only_when_literal():
+    model = nn.ModuleList(nn.Sequential(nn.Linear(8, 8, bias=False)) for _ in range(2))
+    anatomy = find_anatomy(model)
+    asked = {kind: run(TieredSearch(anatomy, literal=kind), 300.0, loss=additive({})) for kind in (False, True)}
+    assert not parts_of(asked[False], "module")
+    assert len(asked[True]) >= len(asked[False])
+    assert literal(anatomy).maximum_evaluations > TieredSearch(anatomy).maximum_evaluations

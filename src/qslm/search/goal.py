@@ -8,6 +8,7 @@ from qslm.budget import Budget
 from qslm.search.strategy import Outcome
 
 LEAST_LIMIT = 1e-3  # shares of a smaller limit of the loss are taken of this
+LEAST_EXCESS = 1e-9  # of what breaks the limit by less than can be counted
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Goal:
         return allocation.footprint().file / max(self.budget.max_bytes or 0, 1) - 1
 
     def quality_excess(self, outcome: Outcome) -> float:
-        """How far the loss is over the limit, as a share of it; 0 where it is kept, infinite where it has no size.
+        """How far the loss is over the limit, as a share of it; 0 only where it is kept, infinite where it has no size.
 
         What the budget decides by is taken: the bound, or the loss; the loss also where nothing bounds it.
         """
@@ -39,7 +40,7 @@ class Goal:
         decisive, limit = outcome.bound if by_bound else outcome.loss, self.budget.max_loss
         if limit is None or not isfinite(decisive):
             return inf
-        return max(decisive - limit, 0.0) / max(limit, LEAST_LIMIT)
+        return max((decisive - limit) / max(limit, LEAST_LIMIT), LEAST_EXCESS)
 
     @property
     def unit(self) -> float:

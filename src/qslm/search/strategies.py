@@ -1,10 +1,10 @@
 """Every strategy by its name."""
 
-from typing import TYPE_CHECKING
-
 from qslm.anatomy import Anatomy
+from qslm.search.costs import Costs
 from qslm.search.goal import Goal
 from qslm.search.greedy import GreedySearch
+from qslm.search.knapsack import KnapsackSearch
 from qslm.search.options import NAMES, Options, check_name
 from qslm.search.optuna import Nsga2Search, TpeSearch
 from qslm.search.random import RandomSearch
@@ -12,13 +12,10 @@ from qslm.search.strategy import Strategy
 from qslm.search.tiered import TieredSearch
 from qslm.search.uniform import UniformSearch
 
-if TYPE_CHECKING:
-    from qslm.search.costs import Costs
-
 __all__ = ["NAMES", "make_strategy"]
 
 
-def make_strategy(name: str, anatomy: Anatomy, options: Options, goal: Goal, costs: "Costs | None" = None) -> Strategy:
+def make_strategy(name: str, anatomy: Anatomy, options: Options, goal: Goal, costs: Costs | None = None) -> Strategy:
     """A new strategy: one of NAMES, whatever `options.strategy` says.
 
     `costs` are for the knapsack alone. Raises AllocationError when there is no such strategy, and StudyError when
@@ -38,6 +35,4 @@ def make_strategy(name: str, anatomy: Anatomy, options: Options, goal: Goal, cos
             return TpeSearch(anatomy, options, goal)
         case "nsga2":
             return Nsga2Search(anatomy, options, goal)
-    from qslm.search.knapsack import KnapsackSearch  # type: ignore[import-untyped, import-not-found, unused-ignore]
-
     return KnapsackSearch(anatomy, options, goal, costs)
