@@ -131,9 +131,11 @@ def test_a_neuron_that_runs_several_times_is_one_layer():
             model(x)
             model.linear.weight.mul_(1.3)
             watch.compare()
-            assert not watch.saw_neurons
+            assert watch.unseen == {"neuron"}
+            (missed,) = watch.result().neurons
+            assert (missed.rate, missed.flipped, missed.drift) == (watch.neurons["neuron"], 0.0, 0.0)
             model(x)
-            assert watch.saw_neurons
+            assert watch.unseen == set()
             (neuron,) = watch.result().neurons
         model(x, trace=after)
     h, hq = torch.stack(before.potentials).double(), torch.stack(after.potentials).double()

@@ -222,7 +222,8 @@ def test_a_search_in_the_folder_finds_the_evaluations(tmp_path, measured):
     assert json.loads((alone / "study.json").read_text())["tiers"] == study["tiers"]
 
 
-def test_what_a_search_measured_is_not_put_again(tmp_path, encoder):
+@pytest.mark.parametrize("stop", [None, lambda losses: True])
+def test_what_a_search_measured_is_kept_and_what_it_stopped_early_is_completed(tmp_path, encoder, stop):
     model, task = encoder
     anatomy = find_anatomy(model)
     part = find_parts(anatomy, "block", OPTIONS)[1]
@@ -231,15 +232,15 @@ def test_what_a_search_measured_is_not_put_again(tmp_path, encoder):
         Ledger.open(tmp_path / "ledger.sqlite", identity(Subject.of(model), task)) as ledger,
         Evaluator(model, anatomy, task) as evaluator,
     ):
-        ledger.put(
-            allocation.key, "search", allocation.to_json(), "block", "note", evaluator.measure(allocation, "search")
-        )
+        evaluation = evaluator.measure(allocation, "search", stop=stop)
+        ledger.put(allocation.key, "search", allocation.to_json(), "block", "note", evaluation)
+    assert evaluation.complete == (stop is None)
     found = sensitivity(model, task, output=tmp_path, options=OPTIONS, level="block")
     with Ledger.read(tmp_path / "ledger.sqlite") as ledger:
         rows = {row.key: row for row in ledger.rows("search")}
-    assert rows[allocation.key].tier == "block"
-    line = next(line for line in found.lines if line.key == allocation.key)
-    assert line.divergence > 0
+    assert rows[allocation.key].number == 1 and rows[allocation.key].tier == ("block" if stop is None else TIER)
+    assert all(row.evaluation.complete and len(row.evaluation.losses.values) == 120 for row in rows.values())
+    assert next(line for line in found.lines if line.key == allocation.key).divergence > 0
 
 
 def test_what_makes_no_study_is_refused(encoder, tmp_path):
@@ -256,3 +257,12 @@ def test_what_makes_no_study_is_refused(encoder, tmp_path):
         sensitivity(SpikingEncoder(seed=4), task, output=tmp_path, options=OPTIONS)
     with pytest.raises(StudyError, match=r"There is no .*sensitivity\.json"):
         read_sensitivity(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("vectors", ["float32", "bfloat16"])
+def test_outputs_that_are_reused_change_no_figure(language, tmp_path, monkeypatch, vectors):
+    options = Options(precisions=(3, 2), vectors=Format.parse(vectors))
+    quick = sensitivity(*language, output=tmp_path / "quick", options=options)
+    made = Evaluator.__init__
+    monkeypatch.setattr(Evaluator, "__init__", lambda *given: made(*given, cache_bytes=0))
+    assert quick == sensitivity(*language, output=tmp_path / "plain", options=options)

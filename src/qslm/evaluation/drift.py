@@ -128,6 +128,9 @@ class _Sums:
         return float(torch.cat([h.double().flatten() for h in self.potentials]).std(correction=0))
 
 
+_NONE = _Sums()
+
+
 class Watch:
     """Hooks on a network, for a `with`: `remember` the float network, then `compare` rounded ones with it.
 
@@ -176,11 +179,9 @@ class Watch:
         self._compared: dict[str, _Sums] = {}
 
     @property
-    def saw_neurons(self) -> bool:
-        """Whether every neuron that the float network ran on the first batch was compared."""
-        return all(
-            name in self._compared and self._compared[name].count == sums.count for name, sums in self._neurons.items()
-        )
+    def unseen(self) -> set[str]:
+        """The neuron layers that the float network ran on the first batch and that were not compared yet."""
+        return {name for name, sums in self._neurons.items() if self._compared.get(name, _NONE).count < sums.count}
 
     @property
     def neurons(self) -> dict[str, float]:
@@ -188,13 +189,16 @@ class Watch:
         return {name: sums.rate() for name, sums in self._neurons.items()}
 
     def result(self) -> Drift:
-        """What was compared since the last `compare`."""
+        """What was compared since the last `compare`; a neuron that did not run is taken not to differ (`unseen`)."""
         rows = sum(count for _, count in self._divergences.values())
         nats = math.fsum(total for total, _ in self._divergences.values()) / rows if rows else math.nan
-        return Drift(nats, rows, tuple(self._neuron(name) for name in self._neurons if name in self._compared))
+        return Drift(nats, rows, tuple(map(self._neuron, self._neurons)))
 
     def _neuron(self, name: str) -> NeuronDrift:
-        original, found = self._neurons[name], self._compared[name]
+        original = self._neurons[name]
+        if name in self.unseen:
+            return NeuronDrift(name, original.rate(), 0.0, 0.0, 0.0)
+        found = self._compared[name]
         if name not in self._spreads:
             self._spreads[name] = original.spread()
         moved, spread = found.moved / max(found.count, 1), self._spreads[name]

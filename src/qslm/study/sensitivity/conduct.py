@@ -1,6 +1,7 @@
 """The loop of a study of sensitivity: round one part, measure, keep, and on to the next."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from qslm.search import DEFAULT_OPTIONS, Options
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_precision
 from qslm.study.identity import identity
-from qslm.study.judging import BASELINE
+from qslm.study.judging import BASELINE, EXACT
 from qslm.study.loop import FLOAT_NOTE
 from qslm.study.measuring import Measurements
 from qslm.study.sensitivity.lines import FILE, VERSION, Line, Sensitivity, drift_from_dict, drift_to_dict
@@ -139,7 +140,7 @@ class _Study:
                 key, note = variant.allocation.key, f"{variant.part.name} alone at {variant.format}"
                 watch.compare()
                 evaluation = self.evaluator.measure(variant.allocation, "search")
-                if not watch.saw_neurons:
+                if not all(name.startswith(self._unchanged(variant)) for name in watch.unseen):
                     self._first_batch()
                 self.drifts[key] = watch.result()
                 self.found[key] = self._kept(variant.allocation, TIER, note, evaluation)
@@ -156,7 +157,7 @@ class _Study:
     def _known(self, allocation: Allocation) -> Evaluation | None:
         """What the ledger holds of an allocation, where a search did not stop it early."""
         found = self.measurements.known(allocation, "search")
-        return found if found is not None and getattr(found, "complete", True) else None
+        return found if found is not None and found.complete else None
 
     def _first_batch(self) -> None:
         """The network, as it is rounded now, on the first batch alone."""
@@ -164,6 +165,18 @@ class _Study:
         reset_state(model)
         with torch.no_grad():
             self.task.losses(model, self.task.batches("search")[0])
+
+    def _unchanged(self, variant: Variant) -> tuple[str, ...]:
+        """How the names begin of what lies in blocks in front of the changed part: a prefix cache may leave it out.
+
+        Its neurons do what those of the float network do, unless the base itself is rounded.
+        """
+        anatomy, base = variant.allocation.anatomy, self.question.base
+        if any(fmt not in EXACT for fmt in base.formats):
+            return ()
+        changed = {anatomy[site].block for site in variant.part.sites}
+        before = takewhile(lambda block: block not in changed, anatomy.blocks)
+        return tuple(f"{path}." for block in before if (path := anatomy.path(block)) is not None)
 
     def _tell(self, todo: list[Variant], baseline: Evaluation) -> None:
         count, kept = len(todo), len({variant.allocation.key for variant in self.variants}) - len(todo)
