@@ -57,7 +57,10 @@ class LanguageModelling(Perplexity):
         """
         limits = windows.values() if isinstance(windows, Mapping) else [] if windows is None else [windows]
         if context < 1 or any(limit < 1 for limit in limits):
-            raise TaskError(f"{context=} tokens and {windows=} make no window.", "Give positive numbers.")
+            raise TaskError(
+                f"A context of {context} tokens and a limit of {windows} windows make no window.",
+                "Give positive numbers.",
+            )
         self.name = name
         self.evaluation_split = evaluation_split
         self.source = source
