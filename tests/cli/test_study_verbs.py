@@ -57,6 +57,7 @@ def test_the_same_command_measures_nothing_again(run, call, checkpoint, text):
 def test_the_packed_model_serves_as_a_checkpoint(run, call, text):
     packed = run / "artifact"
     assert call("verify", packed).exit_code == 0
+    assert call("verify", packed / "model.safetensors").stdout == call("verify", packed).stdout
     found = json.loads(call("eval", packed, "--task", "text", "--file", text, "--context", 16, "--json").stdout)
     assert found["bytes"] == (packed / "model.safetensors").stat().st_size
     generated = call("generate", packed, "--prompt", "the", "--tokens", 3)
