@@ -40,6 +40,11 @@ class Strategy(ABC):
         self._running: Steps | None = None
         self._pending: Proposal | None = None
 
+    @property
+    def limited(self) -> bool:
+        """Whether a limit of evaluations kept something from being tried; a strategy without one never is."""
+        return False
+
     @abstractmethod
     def steps(self) -> Steps:
         """The whole search, as a generator of proposals that is sent outcomes."""

@@ -49,6 +49,12 @@ class TieredSearch(Strategy):
         self._formats = options.formats
         self._blocks = tuple(part for part in map(self._block, anatomy.blocks) if part.sites)
         self._outcomes: dict[str, Outcome] = {}
+        self._limited = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether the options' limit kept something from being tried."""
+        return self._limited
 
     @property
     def maximum_evaluations(self) -> int:
@@ -114,6 +120,7 @@ class TieredSearch(Strategy):
         if allocation.key not in self._outcomes:
             limit = self._options.limit
             if limit is not None and len(self._outcomes) >= limit:
+                self._limited = True
                 return Outcome(quality_ok=False, memory_ok=False, loss=float("inf"))
             self._outcomes[allocation.key] = yield Proposal(allocation, tier, note)
         return self._outcomes[allocation.key]
