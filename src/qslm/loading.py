@@ -40,6 +40,10 @@ class Checkpoint:
     file_bytes: int
     allocation: str | None = None  # canonical JSON, for a packed artifact
 
+    def __post_init__(self) -> None:
+        """Let the network itself say how large its file is: `evaluate` is given no more than the network."""
+        vars(self.model)["file_bytes"] = self.file_bytes
+
     @property
     def config(self) -> dict[str, Any]:
         """What `config.json` says of the model."""
@@ -48,6 +52,8 @@ class Checkpoint:
 
 def load_model(source: str | Path, **options: Any) -> SpikeGPT:
     """Return the network of `load_checkpoint`, in evaluation mode: ids (batch, tokens) to logits.
+
+    Its attribute `file_bytes` is the size of the model file that it was opened from.
 
     A language model gives logits (batch, tokens, vocabulary), a classifier (batch, classes).
     """

@@ -9,7 +9,7 @@ from qslm.budget import Budget
 from qslm.data.tokenizer import train_tokenizer
 from qslm.errors import CheckpointError, FormatError
 from qslm.evaluation import Ledger, evaluate
-from qslm.loading import load_checkpoint
+from qslm.loading import load_checkpoint, load_model
 from qslm.search import Options
 from qslm.study import search, select
 from qslm.tasks import make_task
@@ -59,7 +59,9 @@ def test_a_study_of_spikegpt_ends_in_an_artifact_that_loads_and_measures_the_sam
     with Ledger.read(tmp_path / "ledger.sqlite") as ledger:
         stored = ledger.get(selection.allocation.key, "report")
     assert np.array_equal(measured.losses.values, stored.losses.values)
-    assert packed.file_bytes == selection.selected.figures.bytes
+    assert packed.file_bytes == selection.selected.bytes == measured.footprint_file
+    assert evaluate(load_model(selection.artifact), packed_task).footprint_file == selection.selected.bytes
+    assert evaluate(checkpoint.model, task).footprint_file == (folder / "model.pth").stat().st_size
     assert select(tmp_path).allocation == selection.allocation
 
 

@@ -25,13 +25,15 @@ def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Pr
     """Measure a network as it is, in evaluation mode; its mode is given back.
 
     `task` is a Task, or anything with its two methods (`as_task`). `split` is its own evaluation split when it is not
-    given. The footprint is that of the float32
-    network. Raises TaskError when the network does not suit the task, or the split has too little data.
+    given. The footprint is the file that the network was opened from, `model.file_bytes` of `load_model` and
+    `load_checkpoint`, else that of the float32 network. Raises TaskError when the network does not suit the task, or
+    the split has too little data.
     """
     task = as_task(task)
-    footprint = Allocation.float32(find_anatomy(model)).footprint()
+    opened = getattr(model, "file_bytes", None)
+    file_bytes = opened if isinstance(opened, int) else Allocation.float32(find_anatomy(model)).footprint().file
     with evaluation_mode(model):
-        return _measured(model, task, split or task.evaluation_split, footprint.file, progress)
+        return _measured(model, task, split or task.evaluation_split, file_bytes, progress)
 
 
 class Evaluator:
