@@ -2,7 +2,8 @@
 
 from qslm.study.demonstration import Demo, demo
 from qslm.study.loop import search
+from qslm.study.packing import pack
 from qslm.study.reselect import select
 from qslm.study.selection import Difference, Figures, Selected, Selection
 
-__all__ = ["Demo", "Difference", "Figures", "Selected", "Selection", "demo", "search", "select"]
+__all__ = ["Demo", "Difference", "Figures", "Selected", "Selection", "demo", "pack", "search", "select"]

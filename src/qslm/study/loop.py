@@ -133,7 +133,7 @@ class _Study:
         most = strategy.maximum_evaluations
         self.progress.message(
             f"at most {most:,} evaluations of about {baseline.seconds:.1f} s, so "
-            f"{spell_duration(most * baseline.seconds)}, often half of it; stop at any time, the same command goes on "
+            f"{spell_duration(most * baseline.seconds)}, usually far less; stop at any time, the same command goes on "
             f"from {self.question.run}"
         )
 
