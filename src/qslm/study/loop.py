@@ -30,8 +30,8 @@ FLOAT_NOTE = "the float network"
 
 
 def spell_duration(seconds: float) -> str:
-    """A time in words: `12 seconds`, `3.4 minutes`."""
-    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+    """A time in words: `12 s`, `3.4 minutes`."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
 def search(
