@@ -55,6 +55,14 @@ def test_the_same_command_measures_nothing_again(run, call, checkpoint, text):
     assert (run / "artifact" / "model.safetensors").read_bytes() == before
 
 
+def test_other_windows_in_the_same_folder_are_named_in_words(run, refused, checkpoint, text):
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "20%", *SURE, *FAST, "-o", run)
+    told = refused(*words, "--windows", 41, "--report-windows", 50)
+    assert "search windows 40 then, 41 now (--windows)" in told
+    assert "report windows all then, 50 now (--report-windows)" in told
+    assert "sha256" not in told and "data." not in told
+
+
 def test_the_packed_model_serves_as_a_checkpoint(run, call, text):
     packed = run / "artifact"
     assert call("verify", packed).exit_code == 0

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from qslm.data.tokenizer import EncodedText, check_vocabulary, encode_text
+from qslm.data.tokenizer import EncodedText, check_vocabulary, describe_tokenizer, encode_text
 from qslm.data.wikitext2 import word_tokens
 from qslm.errors import DataError, TaskError
 from qslm.tasks.perplexity import Perplexity, exp
@@ -106,6 +106,15 @@ class LanguageModelling(Perplexity):
         if self._counts_words and self._limit(split) is None:
             details["word_perplexity"] = float(exp(np.array(nats / word_tokens(self._texts[split]))))
         return details
+
+    def facts(self) -> dict[str, int | str]:
+        """What the batches of a study follow from, in plain words: to say what differs where fingerprints do."""
+        told: dict[str, int | str] = {"context": self._context, "source": self.source}
+        told["tokenizer"] = describe_tokenizer(self._tokenizer)
+        for split in self._texts.keys() & {"search", "report"}:
+            told[f"{split} windows"] = self._limit(split) or "all"
+            told[f"{split} characters"] = len(self._texts[split])
+        return told
 
     def _window_batch(self, ids: torch.Tensor, start: int, end: int) -> WindowBatch:
         tokens = min(self._context, end - start)
