@@ -298,7 +298,7 @@ HUGE = 10**30
         ({"w": ["int4-row", [HUGE, HUGE]]}, {}, "too large"),
         ({"w": ["float32", [0, HUGE]]}, {}, "too large"),
         ({"w": ["float32", [1] * 9]}, {}, "too large"),
-        ({"w": ["int4-row", [2**30, 2**10]]}, {}, "its header says"),
+        ({"w": ["int4-row", [2**30, 2**10]]}, {}, "The header says"),
         ({"w": ["int4-row", [-4, -4]]}, {}, "format and a shape"),
         ({"w": ["int4-row", [4.0, 4]]}, {}, "format and a shape"),
         ({"w": ["int4-row", [True, 4]]}, {}, "format and a shape"),
@@ -309,8 +309,8 @@ HUGE = 10**30
         ({"w": ["int9-row", [4, 4]]}, {}, "9 bits"),
         ({"w": ["int4", [4, 4]]}, {}, "canonical"),
         ({"w": ["int4-row", [0, 4]]}, {}, "no numbers"),
-        ({"w": ["int4-row", [4, 4]], "w.codes": ["float32", [1]]}, {}, "two tensors"),
-        ({"__metadata__": ["float32", [1]]}, {}, "two tensors"),
+        ({"w": ["int4-row", [4, 4]], "w.codes": ["float32", [1]]}, {}, "two tensors named"),
+        ({"__metadata__": ["float32", [1]]}, {}, "two tensors named"),
         ({"w": ["float32", [1]]}, {"aliases": {"w": "w"}}, "alias"),
         ({"w": ["float32", [1]]}, {"aliases": {"v": "x"}}, "alias"),
         ({"w": ["float32", [1]]}, {"aliases": {"v": []}}, "alias"),
@@ -334,7 +334,7 @@ def test_a_header_that_does_not_follow_from_the_allocation(tmp_path, original):
     for wrong in ([("w.codes", "I8", (8,))], [("w.scales", "F16", (1, 4))], [("more", "U8", (1,))]):
         tensors = [tensor for tensor in stored if tensor[0] != wrong[0][0]] + wrong
         forge(tmp_path, original, {"w": ["int4-row", [4, 4]]}, tensors=tensors)
-        with pytest.raises(ArtifactError, match="its header says"):
+        with pytest.raises(ArtifactError, match="The header says"):
             artifact.read(tmp_path)
 
 

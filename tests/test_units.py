@@ -32,6 +32,16 @@ def test_other_texts_are_refused(text):
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("text", "spellings"),
+    [("5000000", ("5000000B", "5MB")), (" 30 ", ("30B", "30MB")), ("1500000", ("1500000B", "1.5MB"))],
+)
+def test_a_number_alone_is_refused_with_both_readings(text, spellings):
+    with pytest.raises(BudgetError, match="is not an amount of memory") as caught:
+        parse_memory(text, 1000)
+    assert all(f" {spelling}" in caught.value.remedy for spelling in spellings)
+
+
 @given(st.integers(1, 10**12))
 def test_bytes_are_exact(count):
     assert parse_memory(f"{count}B", 1) == count

@@ -15,6 +15,8 @@ from qslm.formats.manifest import Manifest
 from qslm.units import format_bytes
 
 _QUANTIZER = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_WRITTEN = "Give the text that Allocation.to_json() wrote."
+_ANOTHER = "Give the allocation of this network: the other one has other sites."
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,13 @@ class Allocation:
     def __post_init__(self) -> None:
         if len(self.formats) != len(self.anatomy.sites):
             raise AllocationError(
-                f"{len(self.formats)} formats for {len(self.anatomy.sites)} sites", "give one format per site"
+                f"There are {len(self.formats)} formats for {len(self.anatomy.sites)} sites.",
+                "Give one format per site.",
             )
         if not _QUANTIZER.fullmatch(self.quantizer):
-            raise AllocationError(f"{self.quantizer[:64]!r} is not the name of a quantizer", "`minmax` is one")
+            raise AllocationError(
+                f"{self.quantizer[:64]!r} is not the name of a quantizer.", "Give a name such as clip or minmax."
+            )
         for site, format in self.items():
             _check(site, format)
 
@@ -108,7 +113,7 @@ class Allocation:
 
     def diff(self, other: "Allocation") -> list[tuple[str, Format, Format]]:
         """(site name, format here, format there) where two allocations of one network differ."""
-        _same_names(set(self._by_name), set(other._by_name), "the other allocation")
+        _same_names(set(self._by_name), set(other._by_name), "The other allocation")
         theirs = other._by_name
         return [(name, old, theirs[name]) for name, old in self._by_name.items() if old != theirs[name]]
 
@@ -122,7 +127,7 @@ class Allocation:
         """The inverse of `to_json`. Raises AllocationError when the text is not that of this network."""
         content = _parsed(text)
         sites = content["sites"]
-        _same_names({site.name for site in anatomy.sites}, set(sites), "the allocation's text")
+        _same_names({site.name for site in anatomy.sites}, set(sites), "The text of the allocation")
         try:
             formats = tuple(Format.parse(sites[site.name]) for site in anatomy.sites)
         except FormatError as error:
@@ -183,13 +188,13 @@ def _size(site: Site, format: Format) -> int:
 def _check(site: Site, format: Format) -> None:
     if format.is_integer and site.is_vector:
         raise AllocationError(
-            f"{site.name} of shape {list(site.shape)} is a vector or a buffer and cannot be {format}",
-            "give it float32, float16 or bfloat16",
+            f"{site.name} of shape {list(site.shape)} is a vector or a buffer and cannot be {format}.",
+            "Give it float32, float16 or bfloat16.",
         )
     if format.kind == "sign" and not site.binarized:
         raise AllocationError(
-            f"{site.name} cannot be stored as signs: the network does not binarize it",
-            "choose another format",
+            f"{site.name} cannot be stored as signs: the network does not binarize it.",
+            "Choose another format.",
         )
 
 
@@ -198,19 +203,19 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise AllocationError("the allocation is not JSON", "take the text of Allocation.to_json()") from error
+        raise AllocationError("The allocation is not JSON.", _WRITTEN) from error
     if not isinstance(content, dict) or set(content) != {"quantizer", "sites"}:
-        raise AllocationError("the allocation's JSON has not the keys quantizer and sites", "see to_json()")
+        raise AllocationError("The JSON of the allocation has not the keys quantizer and sites alone.", _WRITTEN)
     sites = content["sites"]
     if not isinstance(sites, dict) or not all(
         isinstance(text, str) for text in [content["quantizer"], *sites.values()]
     ):
-        raise AllocationError("the allocation's JSON does not map names to formats", "see to_json()")
+        raise AllocationError("The JSON of the allocation does not map names to formats.", _WRITTEN)
     return content
 
 
 def _same_names(ours: set[str], theirs: set[str], where: str) -> None:
     if missing := sorted(ours - theirs):
-        raise AllocationError(f"{where} lacks {missing[0]!r} ({len(missing)} sites)", "it is of another network")
+        raise AllocationError(f"{where} lacks {missing[0]!r}, {len(missing)} sites in all.", _ANOTHER)
     if unknown := sorted(theirs - ours):
-        raise AllocationError(f"{where} has {unknown[0][:200]!r}, an unknown site", "it is of another network")
+        raise AllocationError(f"{where} has {unknown[0][:200]!r}, which is no site of the network.", _ANOTHER)

@@ -183,8 +183,11 @@ def is_artifact(path: Path | str) -> bool:
 
 
 def read(folder: Path | str) -> Artifact:
-    """Read an artifact, every byte of it checked. Raises ArtifactError, which says what is wrong where."""
-    folder = Path(folder)
+    """Read an artifact, by its folder or its model file, every byte of it checked.
+
+    Raises ArtifactError, which says what is wrong where.
+    """
+    folder = _folder_of(Path(folder))
     config, entry = _read_config(folder)
     path = folder / MODEL
     with reading(path):
@@ -212,6 +215,10 @@ def verify(folder: Path | str) -> list[str]:
         f"header: follows from the allocation, {len(artifact.quantized)} sites in {len(stored)} tensors",
         f"data: {sum(map(data_bytes, stored)):,} bytes, scales positive, numbers finite, unused bits zero",
     ]
+
+
+def _folder_of(path: Path) -> Path:
+    return path.parent if path.name == MODEL else path
 
 
 def _read_sites(path: Path, manifest: Manifest) -> Iterator[tuple[str, QuantizedTensor]]:

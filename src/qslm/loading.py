@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class Checkpoint:
     digest: str  # sha256 of the weight file and of what changes its meaning
     file_bytes: int
     allocation: str | None = None  # canonical JSON, for a packed artifact
+    source: str | None = None  # what it was opened by: a path, a shipped name, a Hub id
+
+    def __post_init__(self) -> None:
+        """Let the network itself say how large its file is: `evaluate` is given no more than the network."""
+        vars(self.model)["file_bytes"] = self.file_bytes
 
     @property
     def config(self) -> dict[str, Any]:
@@ -48,6 +53,8 @@ class Checkpoint:
 
 def load_model(source: str | Path, **options: Any) -> SpikeGPT:
     """Return the network of `load_checkpoint`, in evaluation mode: ids (batch, tokens) to logits.
+
+    Its attribute `file_bytes` is the size of the model file that it was opened from.
 
     A language model gives logits (batch, tokens, vocabulary), a classifier (batch, classes).
     """
@@ -78,7 +85,7 @@ def load_checkpoint(
     given = load_tokenizer(tokenizer) if tokenizer is not None else None
     folder = path.parent if path.name == artifact.MODEL else path
     if artifact.is_artifact(folder):
-        return _open_artifact(folder, given, choice)
+        return replace(_open_artifact(folder, given, choice), source=str(source))
     weights = _weight_file(path)
     config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
     found = given or (load_tokenizer(beside) if beside.is_file() else None)
@@ -90,7 +97,8 @@ def load_checkpoint(
         model = _likelier_embedding(model, state, config, found, str(weights), data, progress)
     meaning = json.dumps({"binary_embedding": model.config.binary_embedding})
     digest = _digest(weights, meaning)
-    return Checkpoint(path.name, model.to(_device()), found, digest, weights.stat().st_size)
+    model = model.to(_device())
+    return Checkpoint(path.name, model, found, digest, weights.stat().st_size, source=str(source))
 
 
 def load_skeleton(source: str | Path) -> SpikeGPT:

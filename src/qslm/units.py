@@ -14,6 +14,7 @@ _UNITS = {
     "kib": 2**10, "mib": MiB, "gib": 2**30,
 }  # fmt: skip
 _AMOUNT = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]+|%)\s*", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"\s*([0-9]{1,18})\s*", re.ASCII)
 
 
 def parse_memory(text: str, float_bytes: int) -> int:
@@ -24,15 +25,22 @@ def parse_memory(text: str, float_bytes: int) -> int:
     matched = _AMOUNT.fullmatch(text)
     unit = matched[2].lower() if matched else ""
     if matched is None or (unit != "%" and unit not in _UNITS):
-        raise BudgetError(
-            f"cannot read {text[:40]!r} as an amount of memory",
-            "write a number and a unit: 30MB, 28.5MiB, 1.5GB, 1234B, or a share of the float32 size: 14%",
-        )
+        raise BudgetError(f"{text[:40]!r} is not an amount of memory.", _spelling(text))
     factor = Fraction(float_bytes, 100) if unit == "%" else Fraction(_UNITS[unit])
     amount = int(Fraction(matched[1]) * factor)
     if amount <= 0:
-        raise BudgetError(f"a memory budget of {text.strip()} is nothing", "give an amount such as 30MB or 14%")
+        raise BudgetError(f"A memory budget of {text.strip()} is nothing.", "Give an amount such as 30MB or 14%.")
     return amount
+
+
+def _spelling(text: str) -> str:
+    """How to write an amount; a number alone is told with its two likeliest units."""
+    bare = _NUMBER.fullmatch(text)
+    if bare is None:
+        return "Write a number and a unit: 30MB, 28.5MiB, 1.5GB, 1234B, or a share of the float32 size: 14%."
+    number = int(bare[1])
+    megabytes = number if number < MB else number / MB
+    return f"Write its unit: {number}B, or {megabytes:.15g}MB; or a share of the float32 size: 14%."
 
 
 def format_bytes(count: int) -> str:

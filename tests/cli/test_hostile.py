@@ -118,7 +118,8 @@ def test_interrupted_work_says_how_to_go_on(checkpoint, text, tmp_path):
 
 def test_the_demo_ends_with_the_table_and_two_sentences(call, checkpoint, tmp_path, monkeypatch):
     settings = importlib.import_module("qslm.study.demonstration")
-    for name, value in {"CHECKPOINT": str(checkpoint), "MAX_MEMORY": "90%", "MAX_RISE": 5.0, "WINDOWS": 4}.items():
+    windows = {"SEARCH_WINDOWS": 4, "REPORT_WINDOWS": 16}
+    for name, value in {"CHECKPOINT": str(checkpoint), "MAX_MEMORY": "90%", "MAX_RISE": 5.0, **windows}.items():
         monkeypatch.setattr(settings, name, value)
     text = "the river runs slowly past a small town\n" * 800
     for split in ("train", "valid", "test"):

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 
@@ -54,9 +55,18 @@ def test_the_same_command_measures_nothing_again(run, call, checkpoint, text):
     assert (run / "artifact" / "model.safetensors").read_bytes() == before
 
 
+def test_other_windows_in_the_same_folder_are_named_in_words(run, refused, checkpoint, text):
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "20%", *SURE, *FAST, "-o", run)
+    told = refused(*words, "--windows", 41, "--report-windows", 50)
+    assert "search windows 40 then, 41 now (--windows)" in told
+    assert "report windows all then, 50 now (--report-windows)" in told
+    assert "sha256" not in told and "data." not in told
+
+
 def test_the_packed_model_serves_as_a_checkpoint(run, call, text):
     packed = run / "artifact"
     assert call("verify", packed).exit_code == 0
+    assert call("verify", packed / "model.safetensors").stdout == call("verify", packed).stdout
     found = json.loads(call("eval", packed, "--task", "text", "--file", text, "--context", 16, "--json").stdout)
     assert found["bytes"] == (packed / "model.safetensors").stat().st_size
     generated = call("generate", packed, "--prompt", "the", "--tokens", 3)
@@ -74,6 +84,25 @@ def test_select_answers_under_another_budget(run, call):
     assert answer["budget"]["mu"] == 3
     assert answer["evaluations"] == stored["evaluations"]
     assert "selected" in call("select", run).stdout
+
+
+def test_what_select_answers_can_be_packed(run, call, tmp_path):
+    unpacked, packed = tmp_path / "run", tmp_path / "packed"
+    shutil.copytree(run, unpacked, ignore=shutil.ignore_patterns("selection.json", "artifact"))
+    assert "Not packed yet: qslm " in call("select", unpacked, "--max-rise", "400%").stdout
+    result = call("select", unpacked, "--max-rise", "400%", "-o", packed, "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["paths"]["model"] == str(packed)
+    assert (packed / "model.safetensors").stat().st_size == answer["selected"]["bytes"]
+    assert call("verify", packed).exit_code == 0
+
+
+def test_the_summary_counts_what_selection_json_counts_and_says_that_the_limit_ran_out(run, call):
+    stored = json.loads((run / "selection.json").read_text())
+    shown = (run / "stdout").read_text()
+    assert f"{stored['evaluations']} evaluations, baseline" in shown
+    assert (stored["stopped"] == "limit") == ("stopped at its --limit" in shown)
 
 
 @pytest.mark.parametrize("percent", ["", "-1%", "x%", "0%", "nan%", "1e400%", "%"])

@@ -116,7 +116,8 @@ def test_data_counts(call, tmp_path):
         (["eval", "CHECKPOINT", "--task", "text", "--file", "none.txt"], "none.txt"),
         (["eval", "CHECKPOINT", "--task", "sst2"], "needs a classifier"),
         (["generate", "CHECKPOINT", "--prompt", "x", "--top-p", "0"], "top-p"),
-        (["verify", "CHECKPOINT"], ""),
+        (["verify", "CHECKPOINT"], "not the folder of a packed model"),
+        (["verify", "spikegpt-mini"], "spikegpt-mini ships as a checkpoint of floats"),
         (["train", "classifier", "--init", "none.pth", "-o", "out"], "none.pth"),
     ],
 )

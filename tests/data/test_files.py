@@ -40,16 +40,16 @@ def test_halves_part_at_the_best_boundary_near_the_middle():
 @pytest.mark.parametrize(
     "content",
     [
-        "sentence\tlabel\ngood\t1\n\t0\n",
-        "\ufeffSentence\tLabel\r\ngood\t1\r\n\t0\r\n",
-        "good \t1\n\t0",
-        " good\t 1 \n\t0\n",
-        "good\t1\n\t0\n\n",
-        "good\t1\r\n\t0\r\n\r\n  \n",
+        "sentence\tlabel\ngood\t1\nbad\t0\n",
+        "\ufeffSentence\tLabel\r\ngood\t1\r\nbad\t0\r\n",
+        "good \t1\nbad\t0",
+        " good\t 1 \nbad\t0\n",
+        "good\t1\nbad\t0\n\n",
+        "good\t1\r\nbad\t0\r\n\r\n  \n",
     ],
 )
 def test_tables_are_read(content, tmp_path):
-    assert load_labelled_file(write(tmp_path, content)) == LabelledText(("good", ""), (1, 0))
+    assert load_labelled_file(write(tmp_path, content)) == LabelledText(("good", "bad"), (1, 0))
 
 
 def test_only_the_last_tab_parts_and_only_line_feeds_end_a_line(tmp_path):
@@ -65,6 +65,8 @@ def test_only_the_last_tab_parts_and_only_line_feeds_end_a_line(tmp_path):
         ("\n\n", "holds no sentences"),
         ("good\t1\n\ngood\t0\n", r"own\.tsv, line 2: no tab in ''"),
         ("good\t1\n\t\n", "line 2: the label ''"),
+        ("good\t1\n\t0\n", r"own\.tsv, line 2: the sentence before the label 0 is empty"),
+        ("good\t1\n \t \t0\nbad\t0\n", "line 2: the sentence"),
         ("good\t1\nbad 0\n", r"own\.tsv, line 2: no tab in 'bad 0'"),
         ("sentence\tlabel\ngood\tpositive\n", r"own\.tsv, line 2: the label 'positive' is not one of .* 0 to 1"),
         ("good\t2\n", r"line 1: the label '2'"),

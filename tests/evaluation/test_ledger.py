@@ -77,6 +77,22 @@ def test_another_identity_is_refused_and_every_difference_named(path):
     Ledger.open(path, IDENTITY).close()
 
 
+def test_facts_say_in_words_why_the_data_differ(path):
+    facts = {"search windows": 64, "report windows": "all", "context": 256, "source": "own.txt"}
+    first = {"data": {"search": "f00", "report": "f01"}, "facts": facts, "machine": {"threads": 1}}
+    Ledger.open(path, first).close()
+    Ledger.open(path, {**first, "facts": {**facts, "source": "same/text.txt"}}).close()
+    other = {"data": {"search": "ba4", "report": "f01"}, "machine": {"threads": 2}}
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(path, {**other, "facts": {**facts, "search windows": 128}})
+    assert caught.value.problem == (
+        f"{path} belongs to another study: search windows 64 then, 128 now (--windows); "
+        "machine.threads was 1, is 2 (--threads)."
+    )
+    with pytest.raises(LedgerError, match=r"data\.search was f00, is ba4"):
+        Ledger.open(path, {**other, "facts": facts})
+
+
 def test_a_second_writer_is_refused_a_reader_is_not(path):
     with Ledger.open(path, IDENTITY) as ledger:
         put(ledger)

@@ -31,7 +31,7 @@ def test_no_range_is_a_scale_of_one():
 
 @pytest.mark.parametrize(
     ("value", "format", "remedy"),
-    [(65505.0, HALF, "int8-row-s32"), (1e39, SINGLE, "keep this site"), (3.4e38, SINGLE, "keep this site")],
+    [(65505.0, HALF, "int8-row-s32"), (1e39, SINGLE, "Keep this site"), (3.4e38, SINGLE, "Keep this site")],
 )
 def test_too_large_a_scale_is_refused_by_name(value, format, remedy):
     with pytest.raises(FormatError, match="w: ") as caught:

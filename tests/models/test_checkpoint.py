@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
 
@@ -133,8 +134,13 @@ def test_truncated_files_are_refused(suffix, state, tmp_path):
     lengths = {0, 1, 7, 8, 9, 100, len(content) - 1, *range(0, len(content), len(content) // 25)}
     for length in sorted(lengths):
         path.write_bytes(content[:length])
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError) as caught:
             load(path)
+        problem = caught.value.problem
+        assert str(path) in problem and re.search(r"[a-z)]\.$", problem), problem
+        assert "miniz" not in problem and (length or "is empty" in problem)
+    if suffix == ".pth":
+        assert f"its {len(content) - 1:,} bytes start an archive that has no end" in problem
 
 
 def test_flipped_bytes_end_in_a_model_or_in_our_error(state, tmp_path):
@@ -147,9 +153,12 @@ def test_flipped_bytes_end_in_a_model_or_in_our_error(state, tmp_path):
             damaged[place] ^= 0xFF
             path.write_bytes(damaged)
             try:
-                load(path)
-            except CheckpointError:
+                model = load(path)
+            except CheckpointError as error:
+                assert error.problem and error.remedy
                 continue
+            changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])]
+            assert len(changed) <= 1, (suffix, place, changed)  # a byte belongs to one tensor, or to none
 
 
 def test_a_compressed_archive_is_refused_or_read_right(state, tmp_path):

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from qslm.anatomy import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, BudgetError, LedgerError, StudyError
 from qslm.evaluation import Ledger, evaluate
+from qslm.formats import FLOAT16
 from qslm.search import Options, Outcome, TieredSearch
 from qslm.study import identity, search, select
+from qslm.units import format_bytes
 
 DROP = Budget(max_bytes=None, max_loss=12.0, kind="points")
 RISE = Budget(max_bytes=None, max_loss=0.05, kind="relative")
@@ -57,7 +61,7 @@ def test_a_whole_study_on_a_bidirectional_spiking_encoder(encoder, tmp_path):
     for name in ("baseline", "selected"):
         assert content[name]["low"] <= content[name]["value"] <= content[name]["high"]
     file_bytes = (tmp_path / "artifact" / "model.safetensors").stat().st_size
-    assert content["selected"]["bytes"] == file_bytes == selection.selected.figures.bytes
+    assert content["selected"]["bytes"] == file_bytes == selection.selected.bytes
     assert content["selected"]["saving"] == 1 - content["selected"]["tensor_bytes"] / (
         4 * sum(p.numel() for p in model.parameters())
     )
@@ -184,6 +188,57 @@ def test_where_nothing_can_be_lowered_what_is_exact_is_the_answer(encoder, tmp_p
     )
     assert selection.difference.loss == selection.difference.high == 0.0
     assert {str(fmt) for _, fmt in selection.allocation.items()} <= {"float32", "sign"}
+
+
+def test_what_saves_no_byte_of_the_checkpoints_file_is_no_answer(encoder, tmp_path):
+    """Of a float16 file the float32 network was once the answer: twice as large, and the promise "met"."""
+    model, task = encoder
+    half = Allocation.uniform(find_anatomy(model), FLOAT16, vectors=FLOAT16).footprint().file
+    checkpoint = SimpleNamespace(name="half", model=model, tokenizer=None, config={}, digest="0", file_bytes=half)
+    exact = Budget(None, 0.0, "points")
+    with pytest.raises(StudyError) as error:
+        search(checkpoint, task, budget=exact, output=tmp_path, options=Options(precisions=(1,)))
+    assert "less than the checkpoint's file, " + format_bytes(half) in error.value.problem
+    assert "the closest is " in error.value.problem
+    assert not (tmp_path / "selection.json").exists() and not (tmp_path / "artifact").exists()
+    floats = read(tmp_path, "study.json")["tiers"][0]
+    assert floats["loss"] == 0.0 and floats["bytes"] > half and not floats["memory_ok"]
+    with pytest.raises(StudyError, match="None of"):
+        select(tmp_path)
+    drop = re.search(r"--max-drop ([\d.]+)", error.value.remedy)[1]
+    assert select(tmp_path, max_drop=drop).selected.bytes < half
+
+
+def test_a_limit_that_ran_out_is_said(encoder, tmp_path):
+    model, task = encoder
+    listener = Talkative()
+    selection = search(model, task, budget=DROP, output=tmp_path, options=Options(limit=2), progress=listener)
+    assert selection.stopped == "limit" == read(tmp_path, "selection.json")["stopped"]
+    assert any("--limit 2 is reached" in text for text in listener.heard)
+    assert select(tmp_path).stopped == "limit"
+    whole = search(model, task, budget=DROP, output=tmp_path, options=Options(limit=10_000))
+    assert whole.stopped is None and whole.selected.bytes < selection.selected.bytes
+    assert select(tmp_path).stopped is None
+
+
+def test_where_nothing_is_accepted_under_a_limit_the_remedy_is_to_raise_it(encoder, tmp_path):
+    model, task = encoder
+    smallest = Options().smallest(find_anatomy(model)).footprint().file
+    with pytest.raises(StudyError, match="Raise --limit"):
+        search(model, task, budget=Budget(smallest, 30.0, "points"), output=tmp_path, options=Options(limit=1))
+
+
+def test_the_remedy_lets_the_closest_in(encoder, tmp_path):
+    model, task = encoder
+    options = Options(precisions=(8, 2))
+    smallest = options.smallest(find_anatomy(model)).footprint().file
+    with pytest.raises(StudyError) as refused:
+        search(model, task, budget=Budget(smallest + 200, 5.0, "points"), output=tmp_path, options=options)
+    drop = re.search(r"--max-drop ([\d.]+)", refused.value.remedy)
+    size = re.search(r"--max-memory (\d+)B", refused.value.remedy)
+    assert drop or size
+    limits = {"max_drop": drop and drop[1], "max_memory": size and int(size[1])}
+    assert select(tmp_path, **limits).selected.note in str(refused.value)
 
 
 def test_a_limit_that_the_sample_cannot_show_is_refused(encoder, tmp_path):

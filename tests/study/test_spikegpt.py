@@ -5,13 +5,14 @@ import pytest
 import torch
 from networks.spikegpt import random_spikegpt
 
+from qslm import artifact
 from qslm.budget import Budget
 from qslm.data.tokenizer import train_tokenizer
-from qslm.errors import CheckpointError, FormatError
+from qslm.errors import CheckpointError, FormatError, StudyError
 from qslm.evaluation import Ledger, evaluate
-from qslm.loading import load_checkpoint
+from qslm.loading import load_checkpoint, load_model
 from qslm.search import Options
-from qslm.study import search, select
+from qslm.study import pack, search, select
 from qslm.tasks import make_task
 
 
@@ -59,12 +60,35 @@ def test_a_study_of_spikegpt_ends_in_an_artifact_that_loads_and_measures_the_sam
     with Ledger.read(tmp_path / "ledger.sqlite") as ledger:
         stored = ledger.get(selection.allocation.key, "report")
     assert np.array_equal(measured.losses.values, stored.losses.values)
-    assert packed.file_bytes == selection.selected.figures.bytes
+    assert packed.file_bytes == selection.selected.bytes == measured.footprint_file
+    assert evaluate(load_model(selection.artifact), packed_task).footprint_file == selection.selected.bytes
+    assert evaluate(checkpoint.model, task).footprint_file == (folder / "model.pth").stat().st_size
     assert select(tmp_path).allocation == selection.allocation
 
 
-def opened_artifact(artifact, folder):
-    packed = load_checkpoint(artifact)
+def test_what_was_selected_again_is_packed_into_a_folder_of_its_own(folder, tmp_path):
+    checkpoint, task = opened(folder)
+    run, options = tmp_path / "run", Options(precisions=(8, 6, 4, 3))
+    search(checkpoint, task, budget=Budget(None, 0.05, "relative"), output=run, options=options)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    same, other = select(run), select(run, max_rise="500%", mu=1e-9)
+    assert pack(same, tmp_path / "same") == same.packed
+    pack(other, tmp_path / "other")
+    packed = load_checkpoint(tmp_path / "other")
+    assert other.packed is None and packed.file_bytes == other.selected.bytes != same.selected.bytes
+    assert packed.tokenizer is not None and artifact.read(tmp_path / "other").allocation_json
+    measured = evaluate(packed.model, task, "search")
+    assert measured.value == other.search_selected.value
+    with pytest.raises(StudyError, match="of the search itself"):
+        pack(other, run / "artifact")
+    with pytest.raises(StudyError, match="not the checkpoint of the study"):
+        pack(other, tmp_path / "third", random_spikegpt(vocabulary=270, width=32, layers=2))
+    assert not (tmp_path / "third").exists()
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+
+
+def opened_artifact(path, folder):
+    packed = load_checkpoint(path)
     packed.model.to("cpu")
     task = make_task("text", tokenizer=packed.tokenizer, config=packed.config, file=folder / "own.txt", windows=12)
     return packed, task

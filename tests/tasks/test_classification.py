@@ -46,6 +46,21 @@ def test_losses_are_in_the_order_of_the_sentences(small_tokenizer):
     assert losses.weights.tolist() == [1.0] * 300
 
 
+def test_a_limit_keeps_sentences_evenly_spread(small_tokenizer):
+    ordered = LabelledText(SENTENCES, (0,) * 150 + (1,) * 150)
+    units, labels = [], []
+    for batch in make(small_tokenizer, ordered, sentences=10).batches("all"):
+        units += batch.units.tolist()
+        labels += batch.labels.tolist()
+    assert sorted(units) == list(range(10)) and sorted(labels) == [0] * 5 + [1] * 5
+    whole, other = make(small_tokenizer), make(small_tokenizer, sentences={"search": 10})
+    assert (
+        whole.fingerprint("all") == other.fingerprint("all") == make(small_tokenizer, sentences=999).fingerprint("all")
+    )
+    with pytest.raises(TaskError, match="limit of 0 sentences"):
+        make(small_tokenizer, sentences=0)
+
+
 def test_batches_are_padded_on_the_right_to_multiples_of_eight(small_tokenizer):
     batches = make(small_tokenizer).batches("all")
     widths = [batch.ids.shape[1] for batch in batches]

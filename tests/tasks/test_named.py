@@ -54,6 +54,12 @@ def test_a_table_has_two_halves_and_all(table_file, small_tokenizer):
     assert again.fingerprint("search") == task.fingerprint("search") != task.fingerprint("report")
 
 
+def test_a_limit_of_windows_limits_sentences(table_file, small_tokenizer):
+    task = make_task("labelled", tokenizer=small_tokenizer, config=CLASSIFIER, file=table_file, windows={"search": 2})
+    assert task.facts()["search sentences"] == sum(len(batch.ids) for batch in task.batches("search")) == 2
+    assert task.facts()["report sentences"] > 2
+
+
 def test_labels_outside_the_models_classes_are_named(table_file, small_tokenizer):
     with pytest.raises(DataError, match=r"own\.tsv, line 3: the label '1'"):
         make_task("labelled", tokenizer=small_tokenizer, config={**CLASSIFIER, "classes": 1}, file=table_file)
@@ -75,7 +81,6 @@ def test_sst2_and_wikitext2_have_their_splits(data_folder, small_tokenizer):
         ("mnli", LANGUAGE, {}, "The tasks are: wikitext2, text, sst2, labelled"),
         ("text", LANGUAGE, {}, "needs a file"),
         ("wikitext2", LANGUAGE, {"file": "own.txt"}, "reads no file"),
-        ("sst2", CLASSIFIER, {"windows": 3}, "no windows"),
         ("sst2", LANGUAGE, {}, "qslm train classifier"),
         ("wikitext2", CLASSIFIER, {}, "needs a language model"),
         ("text", LANGUAGE, {"file": "own.txt", "tokenizer": None}, "--tokenizer FILE"),

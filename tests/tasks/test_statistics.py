@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qslm.errors import TaskError
+from qslm.tasks.perplexity import Perplexity
 from qslm.tasks.statistics import compare, interval
-from qslm.tasks.task import Losses, Task
+from qslm.tasks.task import Losses, Task, as_task
 
 
 class Plain(Task):
@@ -20,6 +23,8 @@ class Plain(Task):
 
 
 class ExpMean(Plain):
+    log_scale = True
+
     def reduce(self, losses):
         with np.errstate(over="ignore"):
             return float(np.exp(super().reduce(losses)))
@@ -28,6 +33,12 @@ class ExpMean(Plain):
 class FastExpMean(ExpMean):
     def reduce_without_each(self, losses):
         return np.exp(losses.without_each())
+
+
+class OwnPerplexity(Perplexity):
+    """Perplexity of losses that a test gives."""
+
+    batches = losses = Plain.losses
 
 
 class Median(Plain):
@@ -87,6 +98,51 @@ def test_the_closed_form_is_what_leaving_out_gives():
     slow, fast = ExpMean(False), FastExpMean(False)
     assert slow.reduce_without_each(losses) == pytest.approx(fast.reduce_without_each(losses), rel=1e-12)
     assert interval(slow, losses).low == pytest.approx(interval(fast, losses).low, rel=1e-12)
+
+
+def test_a_perplexity_has_students_interval_of_its_mean_nats():
+    nats = np.random.default_rng(6).normal(3.5, 0.4, 12)
+    found = interval(OwnPerplexity(), ones(nats))
+    reach = 2.200985160 * nats.std(ddof=1) / np.sqrt(12)
+    assert found.low == pytest.approx(np.exp(nats.mean() - reach), rel=1e-6)
+    assert found.high == pytest.approx(np.exp(nats.mean() + reach), rel=1e-6)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 12), st.integers(1, 256)), min_size=2, max_size=8),  # 12 nats: 160,000 words
+    st.sampled_from([0.8, 0.9, 0.95]),
+)
+def test_the_interval_of_a_perplexity_is_positive_around_it_and_wider_above(windows, confidence):
+    nats, weights = (np.array(column, dtype=np.float64) for column in zip(*windows, strict=True))
+    found = interval(OwnPerplexity(), Losses(nats * weights, weights, 1), confidence)
+    assert 0 < found.low <= found.value <= found.high
+    assert found.value / found.low == pytest.approx(found.high / found.value)
+    assert found.high - found.value >= 0.999 * (found.value - found.low)
+
+
+def test_few_windows_once_gave_a_negative_perplexity():
+    found = interval(OwnPerplexity(), ones([2.0, 6.0]))
+    assert 0 < found.low < found.value < found.high
+    with np.errstate(over="ignore"):
+        assert interval(OwnPerplexity(), ones([1.0, 700.0])).low >= 0
+
+
+def test_an_adapted_perplexity_keeps_its_log_scale():
+    class Bare:
+        log_scale = True
+        batches = losses = staticmethod(lambda *_: [])
+        reduce = staticmethod(lambda losses: float(np.exp(losses.values.mean())))
+
+    losses = ones([2.0, 6.0, 3.0])
+    assert interval(as_task(Bare()), losses).low == pytest.approx(interval(OwnPerplexity(), losses).low)
+
+
+def test_the_logarithm_of_what_is_not_positive_is_refused():
+    class Signed(Plain):
+        log_scale = True
+
+    with pytest.raises(TaskError, match="no logarithm"):
+        interval(Signed(), ones([-1.0, -2.0]))
 
 
 def test_a_metric_of_ones_own_is_left_out_unit_by_unit():

@@ -131,7 +131,10 @@ def test_text_too_short_for_a_window_is_an_error(context, text, settings):
 
 @pytest.mark.parametrize("context", [150, 30, 7, 1])
 def test_every_context_that_fits_is_trained(context, settings):
-    train_lm(replace(settings, context=context, tokens=4 * context))
+    output = train_lm(replace(settings, context=context, tokens=4 * context))
+    config = json.loads((output / "config.json").read_text())
+    assert config["context_length"] == context
+    assert all(tensor.isfinite().all() for tensor in load_file(output / "model.safetensors").values())
 
 
 def test_vocabulary_without_room_is_an_error(settings):

@@ -23,7 +23,7 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     """
     unique = unique_tensors(model)
     if not any(owners[0].kind == "parameter" for owners in unique):
-        raise AllocationError(f"{type(model).__name__} has no parameters", "pass the network that holds the weights")
+        raise AllocationError(f"{type(model).__name__} has no parameters.", "Give the network that holds the weights.")
     places = locate(model, unique)
     return Anatomy(tuple(_site(owners, *place) for owners, place in zip(unique, places, strict=True)))
 

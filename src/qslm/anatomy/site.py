@@ -75,7 +75,7 @@ class Anatomy:
 
     def __getitem__(self, name: str) -> Site:
         if name not in self._by_name:
-            raise AllocationError(f"the network has no site {name!r}", "`qslm inspect` lists the sites")
+            raise AllocationError(f"The network has no site {name!r}.", "Take one that `qslm inspect` lists.")
         return self._by_name[name]
 
     def __contains__(self, name: str) -> bool:

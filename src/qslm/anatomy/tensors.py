@@ -43,11 +43,11 @@ def _owned(model: nn.Module) -> Iterator[OwnedTensor]:
 
 def _checked(tensor: OwnedTensor) -> OwnedTensor:
     if isinstance(tensor.value, UninitializedParameter):
-        raise AllocationError(f"{tensor.name} is a lazy weight without a shape", "run the network once first")
+        raise AllocationError(f"{tensor.name} is a lazy weight without a shape.", "Run the network once first.")
     if not tensor.value.is_floating_point():
         raise AllocationError(
-            f"{tensor.name} is a parameter of type {tensor.value.dtype}",
-            "only real floating-point weights can be stored",
+            f"{tensor.name} is a parameter of type {tensor.value.dtype}; only real floating-point ones are stored.",
+            "Convert it to float32.",
         )
     return tensor
 
@@ -80,6 +80,6 @@ def _refuse_overlap(tensors: Iterator[OwnedTensor]) -> None:
     for (device, _, end, name), (other_device, start, _, other) in pairwise(spans):
         if device == other_device and start < end:
             raise AllocationError(
-                f"{name} and {other} share memory but differ in shape or place",
-                "tie them as one tensor of one shape, or copy one of them",
+                f"{name} and {other} share memory but differ in shape or place.",
+                "Tie them as one tensor of one shape, or copy one of them.",
             )

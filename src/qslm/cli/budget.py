@@ -77,4 +77,9 @@ def print_selection(selection: "Selection") -> None:
         ["saving against the file", "", f"{100 * chosen.saving_file:.2f} %"],
     ]
     print_table([f"on the {found.split} split", "baseline", "selected"], rows)
-    print(f"{selection.evaluations:,} evaluations in {selection.seconds:,.0f} s; selected: {chosen.note}")
+    print(
+        f"{selection.evaluations:,} evaluations, baseline and report split among them, in {selection.seconds:,.0f} s; "
+        f"selected: {chosen.note}"
+    )
+    if selection.stopped:
+        print("The search stopped at its --limit and had more to try; with a higher one the same command goes on.")

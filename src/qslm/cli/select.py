@@ -1,5 +1,8 @@
 """`qslm select`: other budgets for a study that was made, without measuring anything."""
 
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -23,14 +26,24 @@ def select(
     ] = None,
     prefer: Prefer = None,
     mu: Mu = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Pack the answer into this folder.", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="What to pack, where the study's checkpoint has moved.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Select again under another budget from what a study has measured; what is not given stays as it was.
 
-    With --mu the best by score is selected, unless --prefer smallest is said.
+    With --mu the best by score is selected, unless --prefer smallest is said: the highest for accuracy, the lowest
+    for perplexity. The run folder stays as it is; with -o the answer is packed, into a folder of its own.
 
     Example: [bold]qslm select runs/demo --max-memory 3MB --max-rise 5%[/bold]
     """
+    from qslm.study import pack
     from qslm.study import select as select_again
 
     selection = select_again(
@@ -42,9 +55,18 @@ def select(
         mu=mu,
         decision=cast("Rule | None", decision),
     )
+    if output is not None:
+        pack(selection, output, checkpoint)
     if as_json:
-        print_json(selection.to_dict())
+        print_json(selection.to_dict() | ({} if output is None else {"paths": {"model": str(output)}}))
         return
     print_selection(selection)
+    if output is not None:
+        print(f"model    {output}")
+    elif selection.packed is None:
+        print(f"Not packed yet: {shlex.join(['qslm', *sys.argv[1:]])} -o FOLDER")
     if selection.difference.split == "search":
-        print("Measured on the search split only; to pack it and report it, search again with this budget.")
+        print(
+            "Measured on the search split only. A search in this folder under this budget goes on from what is "
+            "measured, reports, and replaces the packed model; its answer may be another one."
+        )

@@ -24,7 +24,7 @@ def template(group: str, symmetric: bool, bits: int = 8) -> "Format":
     from qslm.formats import Format
 
     if group not in GROUPS:
-        raise FormatError(f"--group {group} is not known", f"Choose one of: {', '.join(GROUPS)}.")
+        raise FormatError(f"--group {group} is not known.", f"Choose one of: {', '.join(GROUPS)}.")
     if group.isdigit():
         return Format("integer", bits, symmetric, "group", int(group))
     return Format("integer", bits, symmetric, "tensor" if group == "tensor" else "row")
@@ -36,7 +36,7 @@ def vector_format(text: str) -> "Format":
     from qslm.formats import Format
 
     if text not in ("float32", "float16", "bfloat16"):
-        raise FormatError(f"--vectors {text} is not known", "Choose float32, float16 or bfloat16.")
+        raise FormatError(f"--vectors {text} is not known.", "Choose float32, float16 or bfloat16.")
     return Format.parse(text)
 
 
@@ -49,6 +49,6 @@ def parse_precisions(text: str, option: str = "--precisions") -> tuple[int, ...]
     wrong = [w for w in words if not (w.isascii() and w.isdigit() and int(w) in INTEGER_BITS)]
     if wrong or not words:
         known = " ".join(map(str, INTEGER_BITS))
-        problem = f"{option} {text!r}: {wrong[0]!r} is no bit width" if wrong else f"{option} is empty"
-        raise FormatError(problem, f"Choose from {known}.")
+        problem = f"{option} {text!r}: {wrong[0]!r} is no bit width." if wrong else f"{option} is empty."
+        raise FormatError(problem, f"Choose from: {known}.")
     return tuple(map(int, words))

@@ -10,7 +10,9 @@ from qslm.cli.output import print_json
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="The folder of a packed model.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of a packed model, or its model.safetensors.", show_default=False)
+    ],
     as_json: Json = False,
 ) -> None:
     """Check a packed model: digest, header, shapes, codes, and the bytes that were promised.
@@ -18,7 +20,14 @@ def verify(
     Example: [bold]qslm verify runs/demo/artifact[/bold]
     """
     from qslm import artifact
+    from qslm.errors import ArtifactError
+    from qslm.loading import shipped_names
 
+    if str(folder) in shipped_names() and not folder.exists():
+        raise ArtifactError(
+            f"{folder} ships as a checkpoint of floats, not as a packed model.",
+            f"Pack it first: qslm search {folder} ... -o RUN, then: qslm verify RUN/artifact.",
+        )
     checks = artifact.verify(folder)
     if as_json:
         print_json({"folder": str(folder), "checks": checks})

@@ -54,9 +54,9 @@ def split_halves(text: str) -> tuple[str, str]:
 def load_labelled_file(path: Path | str, classes: int | None = None) -> LabelledText:
     """Read lines of `sentence<TAB>label`; a first line `sentence<TAB>label` is a header.
 
-    Labels are the numbers 0 to `classes` - 1. White space around a sentence is dropped; a sentence may be
-    empty and may hold tabs itself. Blank lines at the end are passed over. Raises DataError, with file and line,
-    when a tab is missing or a label is none of the classes.
+    Labels are the numbers 0 to `classes` - 1. White space around a sentence is dropped; it may hold tabs itself.
+    Blank lines at the end are passed over. Raises DataError, with file and line, when a tab is missing, a sentence
+    is empty, or a label is none of the classes.
     """
     path = Path(path)
     lines = read_text(path).removeprefix("\ufeff").split("\n")
@@ -81,4 +81,8 @@ def _parse_line(line: str, where: str, classes: int | None) -> tuple[str, int]:
         wanted = "a number from 0 on" if classes is None else f"one of the model's classes, 0 to {classes - 1}"
         problem = f"{where}: the label {label[:60]!r} is not {wanted}."
         raise DataError(problem, "Correct the label; each line has the form: sentence<TAB>label.")
+    if not sentence.strip():
+        raise DataError(
+            f"{where}: the sentence before the label {label} is empty.", "Write a sentence or remove the line."
+        )
     return sentence.strip(), int(label)

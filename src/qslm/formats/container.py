@@ -49,7 +49,7 @@ def header(tensors: Iterable[StoredTensor], metadata: str) -> bytes:
     for stored in _ordered(tensors):
         name, dtype, shape = stored
         if name in entries or name == "__metadata__":
-            raise FormatError(f"two tensors of the file would be named {name!r}", "rename one in the network")
+            raise FormatError(f"The file would hold two tensors named {name!r}.", "Rename one in the network.")
         end = offset + data_bytes(stored)
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
@@ -87,7 +87,10 @@ def _ordered(tensors: Iterable[StoredTensor]) -> list[StoredTensor]:
 
 def _describe(name: str, tensor: torch.Tensor) -> StoredTensor:
     if tensor.dtype not in _TYPES:
-        raise FormatError(f"{name} is of type {tensor.dtype}", "convert it to a float or integer type")
+        raise FormatError(
+            f"{name} is of type {tensor.dtype}, which no safetensors file holds.",
+            "Convert it to a float or integer type: tensor.float().",
+        )
     return name, _TYPES[tensor.dtype], tuple(tensor.shape)
 
 

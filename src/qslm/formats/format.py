@@ -17,7 +17,9 @@ ScaleType = Literal["float16", "float32"]
 INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 GROUP_SIZES = (32, 64, 128)
 
-_REMEDY = "formats are int4-row, int4-g64, int8-sym-tensor, int4-g128-s32, float32, float16, bfloat16, sign"
+_REMEDY = (
+    "Choose a format such as int4-row, int4-g64, int8-sym-tensor, int4-g128-s32, float32, float16, bfloat16 or sign."
+)
 _NO_SCALES = (False, "row", 0, "float16")  # the defaults, so that equal formats compare equal
 _INTEGER = re.compile(r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32)?", re.ASCII)
 
@@ -50,23 +52,23 @@ class Format:
         if self.kind == "integer":
             return self._integer_problem()
         if self.kind not in ("float", "sign"):
-            return f"{self.kind!r} is not a kind of number format"
+            return f"{self.kind!r} is not a kind of number format."
         if (self.symmetric, self.granularity, self.group_size, self.scale_type) != _NO_SCALES:
-            return f"a {self.kind} format has no scales to choose"
+            return f"A {self.kind} format has no scales to choose."
         widths = {"float": (16,) if self.brain else (16, 32), "sign": () if self.brain else (1,)}[self.kind]
-        return "" if self.bits in widths else f"there is no {self.kind} format of {self.bits} bits"
+        return "" if self.bits in widths else f"There is no {self.kind} format of {self.bits} bits."
 
     def _integer_problem(self) -> str:
         if self.bits not in INTEGER_BITS or self.brain:
-            return f"there is no integer format of {self.bits} bits; there are {_listed(INTEGER_BITS)}"
+            return f"There is no integer format of {self.bits} bits; there are {_listed(INTEGER_BITS)}."
         if self.granularity not in ("tensor", "row", "group"):
-            return f"{self.granularity!r} is not a granularity; there are tensor, row and group"
+            return f"{self.granularity!r} is not a granularity; there are tensor, row and group."
         if self.granularity == "group" and self.group_size not in GROUP_SIZES:
-            return f"there are no groups of {self.group_size}; there are {_listed(GROUP_SIZES)}"
+            return f"There are no groups of {self.group_size}; there are {_listed(GROUP_SIZES)}."
         if self.granularity != "group" and self.group_size != 0:
-            return f"one scale per {self.granularity} has no group size"
+            return f"One scale per {self.granularity} has no group size."
         if self.scale_type not in ("float16", "float32"):
-            return f"scales are not stored as {self.scale_type!r}; there are float16 and float32"
+            return f"Scales are not stored as {self.scale_type!r}; there are float16 and float32."
         return ""
 
     @cached_property
@@ -149,7 +151,7 @@ def _parse(text: str) -> Format:
         return named[text]
     matched = _INTEGER.fullmatch(text)
     if matched is None:
-        raise FormatError(f"{text[:40]!r} is not a number format", _REMEDY)
+        raise FormatError(f"{text[:40]!r} is not a number format.", _REMEDY)
     bits, symmetric, grain, group, scale32 = matched.groups()
     granularity: Granularity = "group" if group else "tensor" if grain == "-tensor" else "row"
     scale_type: ScaleType = "float32" if scale32 else "float16"

@@ -13,7 +13,7 @@ VERSION = 1
 
 _MOST_NUMBERS = 1 << 48  # in one tensor
 _MOST_AXES = 8
-_ALTERED = "the file was damaged or altered; write it again or fetch it again"
+_ALTERED = "The file was damaged or altered: write it again or fetch it again."
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,21 @@ class Manifest:
     @classmethod
     def parse(cls, text: str) -> "Manifest":
         """The inverse of `text`, of which nothing is trusted. Raises ArtifactError or FormatError."""
-        content = parse_object(text, "the metadata")
+        content = parse_object(text, "The metadata")
         if content.get("version") != VERSION:
-            raise ArtifactError(f"it is not of version {VERSION}, the one known here", "install a newer qslm")
+            found = str(content.get("version"))[:40]
+            raise ArtifactError(
+                f"The file is of version {found}, this qslm reads version {VERSION}.", "Install a newer qslm."
+            )
         sites, aliases, quantizer = (content.get(key) for key in ("sites", "aliases", "quantizer"))
         if not (isinstance(sites, dict) and isinstance(aliases, dict) and isinstance(quantizer, str)):
-            raise ArtifactError("the metadata has not its fields: sites, aliases, quantizer", _ALTERED)
+            raise ArtifactError("The metadata has not its fields: sites, aliases, quantizer.", _ALTERED)
         for alias, name in aliases.items():
             if not isinstance(name, str) or name not in sites or alias in sites:
-                raise ArtifactError(f"the alias {alias[:200]!r} does not stand for a site", _ALTERED)
+                raise ArtifactError(f"The alias {alias[:200]!r} does not stand for a site.", _ALTERED)
         manifest = cls({name: _site(name, site) for name, site in sites.items()}, aliases, quantizer)
         if manifest.text() != text:
-            raise ArtifactError("the metadata is not canonical JSON", _ALTERED)
+            raise ArtifactError("The metadata is not canonical JSON.", _ALTERED)
         return manifest
 
     def stored(self) -> list[StoredTensor]:
@@ -58,26 +61,26 @@ class Manifest:
             raise ArtifactError(_difference(found, expected), _ALTERED)
         size = len(found) + sum(map(data_bytes, self.stored()))
         if file_bytes != size:
-            raise ArtifactError(f"it has {file_bytes:,} bytes, its header makes {size:,}", _ALTERED)
+            raise ArtifactError(f"The file has {file_bytes:,} bytes, its header makes {size:,}.", _ALTERED)
 
 
 def _site(name: str, site: object) -> tuple[Format, tuple[int, ...]]:
     match site:
         case [str(text), list(shape)] if all(type(size) is int and size >= 0 for size in shape):
             if len(shape) > _MOST_AXES or prod(max(size, 1) for size in shape) > _MOST_NUMBERS:
-                raise ArtifactError(f"the shape of {name[:200]!r} is too large", _ALTERED)
+                raise ArtifactError(f"The shape {str(shape)[:200]} of {name[:200]!r} is too large.", _ALTERED)
             format = Format.parse(text)
             if format.is_integer and 0 in shape:
-                raise ArtifactError(f"{name[:200]!r} has no numbers and cannot be {format}", _ALTERED)
+                raise ArtifactError(f"{name[:200]!r} has no numbers and cannot be {format}.", _ALTERED)
             return format, tuple(shape)
-    raise ArtifactError(f"the site {name[:200]!r} has not a format and a shape", _ALTERED)
+    raise ArtifactError(f"The site {name[:200]!r} has not a format and a shape.", _ALTERED)
 
 
 def _difference(found: bytes, expected: bytes) -> str:
     """Where two headers differ, in words."""
-    wanted, there = parse_object(expected[8:], "the header"), parse_object(found[8:], "the header")
+    wanted, there = parse_object(expected[8:], "The header"), parse_object(found[8:], "The header")
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
             says, promised = str(there.get(name))[:200], str(wanted.get(name))[:200]
-            return f"its header says {says} of {name[:200]!r}, its allocation makes {promised}"
-    return "its header is not written as qslm writes it"
+            return f"The header says {says} of {name[:200]!r}, its allocation makes {promised}."
+    return "The header is not written as qslm writes it."

@@ -24,13 +24,13 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     Raises FormatError when a code is negative or needs more than `bits` bits.
     """
     if codes.dtype not in _UNSIGNED:
-        raise FormatError(f"codes of type {codes.dtype} cannot be packed", "make them uint8, uint16 or int32")
+        raise FormatError(f"Codes of type {codes.dtype} cannot be packed.", "Convert them to uint8, uint16 or int32.")
     flat = codes.detach().cpu().contiguous().reshape(-1)
     packed = torch.empty(packed_bytes(flat.numel(), bits), dtype=torch.uint8)
     try:
         _native.pack(flat.numpy().view(_UNSIGNED[codes.dtype]), bits, packed.numpy())
     except ValueError as error:
-        raise FormatError(f"cannot pack: {error}", "codes are 0 to 2^bits - 1") from error
+        raise FormatError(f"Codes cannot be packed: {error}.", f"Give codes from 0 to {2**bits - 1:,}.") from error
     return packed
 
 
@@ -43,8 +43,8 @@ def unpack(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() != packed_bytes(count, bits):
         raise FormatError(
             f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, "
-            f"there is a {packed.dtype} tensor of shape {tuple(packed.shape)}",
-            "the file is damaged or was written for another shape",
+            f"not a {packed.dtype} tensor of shape {tuple(packed.shape)}.",
+            "The file is damaged or was written for another shape: write it again or fetch it again.",
         )
     dtype = torch.uint8 if bits <= 8 else torch.int16 if bits < 16 else torch.int32
     codes = torch.empty(count, dtype=dtype)

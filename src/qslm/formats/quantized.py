@@ -19,7 +19,7 @@ CHUNK = 1 << 20  # numbers worked on at once: 4 MB in float32, which a cache can
 _TYPE_TEXT = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8",
 }  # fmt: skip
-_REMEDY = "the file is damaged or was not written by qslm; write it again"
+_REMEDY = "The file is damaged or was not written by qslm: write it again or fetch it again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class QuantizedTensor:
         """
         parts = {stored[0]: _checked(stored, tensors) for stored in stored_tensors(format, shape, name)}
         if format.kind == "float":
-            _refuse(not bool(torch.isfinite(parts[name]).all()), name, "holds numbers that are not finite")
+            _refuse(not bool(torch.isfinite(parts[name]).all()), name, "it holds numbers that are not finite")
             return cls(format, shape, values=parts[name])
         rows, columns = matrix_shape(shape)
         if format.kind == "sign":
@@ -151,18 +151,18 @@ def _recentre(codes: torch.Tensor, format: Format) -> torch.Tensor:
 def _checked(stored: StoredTensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     name, dtype, shape = stored
     if name not in tensors:
-        raise ArtifactError(f"the tensor {name!r} is missing", _REMEDY)
+        raise ArtifactError(f"The tensor {name!r} is missing.", _REMEDY)
     tensor = tensors[name]
     found = _TYPE_TEXT.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
-    _refuse(found != (dtype, shape), name, f"is {found[0]} {list(found[1])}, not {dtype} {list(shape)}")
+    _refuse(found != (dtype, shape), name, f"it is {found[0]} {list(found[1])}, not {dtype} {list(shape)}")
     return tensor
 
 
 def _unpacked(name: str, parts: Mapping[str, torch.Tensor], bits: int, count: int) -> torch.Tensor:
-    _refuse(unused_bits(parts[name], bits, count) != 0, name, "has unused bits that are not zero")
+    _refuse(unused_bits(parts[name], bits, count) != 0, name, "it has unused bits that are not zero")
     return unpack(parts[name], bits, count)
 
 
 def _refuse(wrong: bool, name: str, problem: str) -> None:
     if wrong:
-        raise ArtifactError(f"the tensor {name!r}: {problem}", _REMEDY)
+        raise ArtifactError(f"The tensor {name!r}: {problem}.", _REMEDY)

@@ -16,7 +16,7 @@ from qslm.formats.quantized import StoredTensor
 
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
-_REMEDY = "the file is damaged or was not written by qslm; write it again or fetch it again"
+_REMEDY = "The file is damaged or was not written by qslm: write it again or fetch it again."
 
 
 @contextmanager
@@ -28,11 +28,13 @@ def reading(path: Path) -> Iterator[None]:
         named = str(path) in error.problem
         raise ArtifactError(error.problem if named else f"{path}: {error.problem}", error.remedy) from error
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}", "check the path") from error
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions."
+        ) from error
     except FormatError as error:
         raise ArtifactError(f"{path}: {error.problem}", _REMEDY) from error
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is not a safetensors file: {error}", _REMEDY) from error
+        raise ArtifactError(f"{path} is not a safetensors file: {error}.", _REMEDY) from error
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -40,7 +42,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with reading(path):
         size = path.stat().st_size
         if not path.is_file() or size > limit:
-            raise ArtifactError(f"{path} is not a file of at most {limit:,} bytes (it has {size:,})", _REMEDY)
+            raise ArtifactError(f"{path} is not a file of at most {limit:,} bytes; it has {size:,}.", _REMEDY)
         return path.read_bytes()
 
 
@@ -53,9 +55,9 @@ def parse_object(text: bytes | str, where: str) -> dict[str, Any]:
     try:
         content = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{where} is not valid JSON", _REMEDY) from error
+        raise ArtifactError(f"{where} is not valid JSON.", _REMEDY) from error
     if not isinstance(content, dict):
-        raise ArtifactError(f"{where} is not a JSON object", _REMEDY)
+        raise ArtifactError(f"{where} is not a JSON object.", _REMEDY)
     return content
 
 
@@ -72,16 +74,16 @@ def read_header(path: Path) -> bytes:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise ArtifactError(f"{path}: a header of {length:,} bytes is not in {size:,} bytes", _REMEDY)
+            raise ArtifactError(f"{path} has {size:,} bytes, too few for its header of {length:,} bytes.", _REMEDY)
         return start + file.read(length)
 
 
 def metadata_of(header: bytes) -> str:
     """The text that `container.header` was given; raises ArtifactError when there is none."""
-    metadata = parse_object(header[8:], "the header").get("__metadata__")
+    metadata = parse_object(header[8:], "The header").get("__metadata__")
     text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
-        raise ArtifactError("it was not written by qslm: its header has no metadata of it", _REMEDY)
+        raise ArtifactError("The header has no metadata of qslm.", _REMEDY)
     return text
 
 

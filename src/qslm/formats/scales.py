@@ -21,7 +21,7 @@ def stored_scales(exact: torch.Tensor, format: Format, name: str) -> torch.Tenso
     scales = torch.where(rounded.to(torch.float64) < exact, above, rounded)
     scales = torch.where(exact == 0, torch.ones_like(scales), scales)
     if problem := scale_problem(scales, format):
-        raise FormatError(f"{name}: {problem} (the largest is {exact.max().item():.3g})", _remedy(format))
+        raise FormatError(f"{name}: {problem}; the largest is {exact.max().item():.3g}.", _remedy(format))
     return scales
 
 
@@ -38,5 +38,5 @@ def scale_problem(scales: torch.Tensor, format: Format) -> str:
 
 def _remedy(format: Format) -> str:
     if format.scale_type == "float16":
-        return f"store the scales in float32: {format}-s32"
-    return "keep this site in float32"
+        return f"Store the scales in float32: {format}-s32."
+    return "Keep this site in float32."

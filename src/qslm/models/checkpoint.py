@@ -27,6 +27,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint file at {path}.", "Give a .pth or .safetensors file.")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty: it has 0 bytes.", "Fetch the file again.")
     try:
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
     except (SafetensorError, OSError) as error:
@@ -131,10 +133,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of what PyTorch may not read; it is told below
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or hostile pickle fails in many ways inside torch.load
-        refused = "Weights only load failed" in str(error)
-        reason = "it is damaged or holds objects besides tensors" if refused else str(error).split("\n")[0][:200]
         raise CheckpointError(
-            f"{path} cannot be read as weights alone: {reason}.",
+            f"{path} cannot be read as weights alone: {_fault(path, error)}.",
             "Fetch it again, save the state dict alone, or use safetensors.",
         ) from error
     for key in ("state_dict", "model"):
@@ -143,6 +143,18 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds {type(state).__name__}, not a state dict.", "Save model.state_dict().")
     return state
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """Why a pickled checkpoint cannot be read; what PyTorch says of it is its inner workings, or nothing."""
+    if "Weights only load failed" in str(error):
+        return "it is damaged or holds objects besides tensors"
+    with path.open("rb") as file:
+        archive = file.read(2) == b"PK"
+    size = f"{path.stat().st_size:,} bytes"
+    if archive and not zipfile.is_zipfile(path):
+        return f"it is cut off, its {size} start an archive that has no end"
+    return f"its {size} are damaged, cut off, or not what torch.save writes"
 
 
 def _is_stored(tensor: Tensor) -> bool:

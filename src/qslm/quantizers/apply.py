@@ -22,6 +22,9 @@ class Quantizer(Protocol):
 
 QUANTIZERS: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize}
 
+_DAMAGED = "The checkpoint is damaged: train it, convert it or fetch it anew."
+_ANOTHER = "Give the state dict of the network that the allocation was made for."
+
 
 @torch.no_grad()
 def round_site(
@@ -33,16 +36,16 @@ def round_site(
     or would not be in `format`, and AllocationError for an unknown quantizer.
     """
     weight = weight.detach()
-    _refuse_nonfinite(weight, f"{name} has {{}} numbers that are not finite", "the checkpoint is damaged")
+    _refuse_nonfinite(weight, f"{name} has {{}} numbers that are not finite.", _DAMAGED)
     shape = tuple(weight.shape)
     if format.kind == "float":
         values = weight.to(format.value_dtype, copy=True)
-        _refuse_nonfinite(values, f"{name}: {{}} numbers are too large for {format}", "use float32")
+        _refuse_nonfinite(values, f"{name}: {{}} numbers are too large for {format}.", "Keep it in float32.")
         return QuantizedTensor(format, shape, values=values)
     if format.kind == "sign":
         return QuantizedTensor(format, shape, codes=(weight >= 0).to(torch.uint8).reshape(matrix_shape(shape)))
     if weight.numel() == 0:
-        raise FormatError(f"{name} of shape {list(shape)} has no numbers to round", "keep it in float32")
+        raise FormatError(f"{name} of shape {list(shape)} has no numbers to round.", "Keep it in float32.")
     matrix = weight.to(torch.float32).reshape(matrix_shape(shape))
     rounded = _find(quantizer)(matrix, format, name=name)
     return QuantizedTensor(format, shape, rounded.codes, rounded.scales, rounded.zeros)
@@ -61,12 +64,11 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
     def __getitem__(self, name: str) -> QuantizedTensor:
         site = self.allocation.anatomy[name]
         if site.name not in self.state:
-            raise AllocationError(f"the state has no tensor {site.name!r}", "it is of another network")
+            raise AllocationError(f"The state has no tensor {site.name!r}.", _ANOTHER)
         weight = self.state[site.name]
         if tuple(weight.shape) != site.shape:
             raise AllocationError(
-                f"{site.name} has shape {list(weight.shape)}, the allocation is for {list(site.shape)}",
-                "it is of another network",
+                f"{site.name} has shape {list(weight.shape)}, the allocation is for {list(site.shape)}.", _ANOTHER
             )
         return round_site(weight, self.allocation[name], self.allocation.quantizer, name=site.name)
 
@@ -79,7 +81,7 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
 
 def _find(quantizer: str) -> Quantizer:
     if quantizer not in QUANTIZERS:
-        raise AllocationError(f"there is no quantizer {quantizer!r}", f"there are {', '.join(QUANTIZERS)}")
+        raise AllocationError(f"There is no quantizer {quantizer!r}.", f"Choose one of: {', '.join(QUANTIZERS)}.")
     return QUANTIZERS[quantizer]
 
 

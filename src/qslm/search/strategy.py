@@ -48,6 +48,12 @@ class Strategy(ABC):
         self._running: Steps | None = None
         self._pending: Proposal | None = None
         self._told: dict[str, Outcome] = {}
+        self._limited = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether the limit of evaluations kept something from being tried."""
+        return self._limited
 
     @abstractmethod
     def steps(self) -> Steps:
@@ -70,8 +76,9 @@ class Strategy(ABC):
         if self._running is None or proposal != self._pending:
             raise StudyError(f"{proposal.note!r} was told but not asked for.", "Tell the proposal that ask() gave.")
         self._told[proposal.allocation.key] = outcome
-        ended = self._limit is not None and len(self._told) >= self._limit
-        self._pending = None if ended else self._next(self._running, outcome)
+        following = self._next(self._running, outcome)
+        self._limited = following is not None and self._limit is not None and len(self._told) >= self._limit
+        self._pending = None if self._limited else following
 
     def _next(self, running: Steps, outcome: Outcome | None) -> Proposal | None:
         """The next proposal that nothing was told of."""

@@ -2,6 +2,7 @@
 
 from qslm.study.demonstration import Demo, demo
 from qslm.study.loop import search
+from qslm.study.packing import pack
 from qslm.study.reselect import select
 from qslm.study.selection import Difference, Figures, Selected, Selection
 from qslm.study.sensitivity import Sensitivity, read_sensitivity, sensitivity
@@ -14,6 +15,7 @@ __all__ = [
     "Selection",
     "Sensitivity",
     "demo",
+    "pack",
     "read_sensitivity",
     "search",
     "select",

@@ -20,11 +20,15 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def identity(subject: Subject, task: Task) -> dict[str, Any]:
-    """What the evaluations of a study depend on, as JSON values, each under a name that a person knows."""
+    """What the evaluations of a study depend on, as JSON values, each under a name that a person knows.
+
+    `facts` are what the digests of `data` come from, where the task can say it; they are not compared themselves.
+    """
     device = next((parameter.device for parameter in subject.model.parameters()), torch.device("cpu"))
     return {
         "checkpoint": {"digest": subject.digest, "config": subject.config},
         "task": {"name": task.name, "metric": task.metric},
+        "facts": getattr(task, "facts", dict)(),
         "data": {split: task.fingerprint(split) for split in ("search", "report")},
         "code": {"qslm": qslm_version(), "digest": code_digest()},
         "versions": {"torch": torch.__version__},

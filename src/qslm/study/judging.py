@@ -1,19 +1,18 @@
 """Evaluations under a budget: which are accepted, and which one is selected."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import ceil, inf, isfinite
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from qslm.allocation import Allocation
 from qslm.budget import Budget, Candidate, Verdict, spell_loss
-from qslm.errors import BudgetError, StudyError
+from qslm.errors import BudgetError
 from qslm.evaluation import Evaluation
 from qslm.formats import FLOAT32, SIGN
 from qslm.search import Outcome
 from qslm.tasks.statistics import Comparison, compare, is_proportion
 from qslm.tasks.task import Losses, Task
-from qslm.units import format_bytes
 
 EXACT = (FLOAT32, SIGN)  # formats that change no output
 BASELINE = "baseline"  # the tier of the float network's own evaluation
@@ -108,65 +107,46 @@ def check_sample(task: Task, budget: Budget, losses: Losses) -> None:
         )
 
 
-def judge(
-    task: Task,
-    budget: Budget,
-    baseline: Evaluation,
-    evaluation: Evaluation,
-    allocation: Allocation,
-    tier: str,
-    note: str,
-) -> Judged:
-    """Compare an evaluation with the baseline of the same split and ask the budget about it.
+def paired(
+    task: Task, budget: Budget, baseline: Evaluation, evaluation: Evaluation, allocation: Allocation
+) -> Comparison:
+    """Compare an evaluation with the baseline of the same split, in the unit of the budget.
 
     What is exact by its formats, float32 and signs alone, loses nothing: that needs no sample, so its bound is 0 too.
     """
-    comparison = compare(task, evaluation.losses, baseline.losses, budget.kind)
     if all(fmt in EXACT for _, fmt in allocation.items()):
-        comparison = Comparison(0.0, 0.0, 0.0, 0.0)
-    verdict = budget.verdict(evaluation.footprint_file, comparison.loss, comparison.bound)
-    return Judged(allocation, tier, note, evaluation, comparison, verdict)
+        return Comparison(0.0, 0.0, 0.0, 0.0)
+    return compare(task, evaluation.losses, baseline.losses, budget.kind)
 
 
-def choose(budget: Budget, judged: Sequence[Judged], higher_is_better: bool) -> Judged:
-    """The selected one of the accepted evaluations; the float network only where nothing else is accepted.
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What the evaluations of the search split are judged by.
 
-    Raises StudyError, naming the closest, when none is accepted.
+    Whatever the budget says, the model file must have fewer bytes than the checkpoint's: a selection saves.
     """
-    for pool in ([one for one in judged if one.tier != BASELINE], judged):
-        found = budget.select([one.candidate for one in pool], higher_is_better=higher_is_better)
-        if found is not None:
-            return next(one for one in pool if one.allocation.key == found.key)
-    raise nothing_accepted(budget, judged)
 
+    task: Task
+    budget: Budget
+    baseline: Evaluation
+    checkpoint_bytes: int
 
-def nothing_accepted(budget: Budget, judged: Iterable[Judged]) -> StudyError:
-    """The error that names the evaluation which came closest to the budget."""
-    judged = [one for one in judged if one.tier != BASELINE]
-    closest = min(judged, key=lambda one: _excess(budget, one), default=None)
-    if closest is None:
-        return StudyError("The search made no evaluation.", "Allow more of them (--limit).")
-    loss, bound = closest.comparison.loss, closest.comparison.bound
-    limits = [] if budget.max_loss is None else [f"a loss of at most {_spell(budget, budget.max_loss)}"]
-    limits += [] if budget.max_bytes is None else [f"{format_bytes(budget.max_bytes)} at most"]
-    return StudyError(
-        f"None of {len(judged)} evaluations keeps the budget ({', '.join(limits)}); the closest is "
-        f"{closest.note!r}: a loss of {_spell(budget, loss)} (95 % bound {_spell(budget, bound)}), "
-        f"{format_bytes(closest.evaluation.footprint_file)}.",
-        "Allow more memory or more loss, or give groups or another quantizer. What was measured is kept.",
-    )
+    @property
+    def most_bytes(self) -> int:
+        """The largest model file that is accepted."""
+        below = self.checkpoint_bytes - 1
+        return below if self.budget.max_bytes is None else min(below, self.budget.max_bytes)
 
+    def judge(self, evaluation: Evaluation, allocation: Allocation, tier: str, note: str) -> Judged:
+        """Compare an evaluation with the baseline and ask the budget about it."""
+        found = paired(self.task, self.budget, self.baseline, evaluation, allocation)
+        verdict = self.budget.verdict(evaluation.footprint_file, found.loss, found.bound)
+        verdict = replace(verdict, memory_ok=evaluation.footprint_file <= self.most_bytes)
+        return Judged(allocation, tier, note, evaluation, found, verdict)
 
-def _excess(budget: Budget, one: Judged) -> tuple[float, float]:
-    """How far an evaluation is over the limits, as shares of them; then its loss."""
-    decisive = one.comparison.bound if budget.decision == "bound" else one.comparison.loss
-    over = 0.0
-    if budget.max_loss is not None:
-        over += max(0.0, decisive - budget.max_loss) / max(budget.max_loss, 1e-3)
-    if budget.max_bytes is not None:
-        over += max(0.0, one.evaluation.footprint_file / max(budget.max_bytes, 1) - 1)
-    return over, one.comparison.loss if isfinite(one.comparison.loss) else inf
-
-
-def _spell(budget: Budget, loss: float) -> str:
-    return spell_loss(budget.kind, loss, signed=False)
+    def choose(self, judged: Iterable[Judged]) -> Judged | None:
+        """The selected one of the accepted evaluations; never the float network, which is the baseline."""
+        pool = {one.allocation.key: one for one in judged if one.verdict.accepted and one.tier != BASELINE}
+        candidates = [one.candidate for one in pool.values()]
+        found = self.budget.select(candidates, higher_is_better=self.task.higher_is_better)
+        return None if found is None else pool[found.key]

@@ -4,28 +4,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from qslm import artifact
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, find_anatomy
 from qslm.budget import Budget, spell_loss
-from qslm.errors import AllocationError, StudyError
+from qslm.errors import AllocationError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import QUANTIZERS, RoundedSites
+from qslm.quantizers import QUANTIZERS
 from qslm.search import DEFAULT_OPTIONS, Options, Strategy, TieredSearch
 from qslm.study import folder
 from qslm.study.checks import Check, check_ground, check_precision
 from qslm.study.identity import identity
-from qslm.study.judging import BASELINE, Judged, check_kind, check_sample, choose, judge
+from qslm.study.judging import BASELINE, Judge, Judged, check_kind, check_sample
 from qslm.study.measuring import Measurements
+from qslm.study.packing import write_packed
+from qslm.study.refusal import nothing_accepted
 from qslm.study.selection import Pair, Selection, make_selection
 from qslm.study.subject import LoadedCheckpoint, Subject
 from qslm.tasks.task import Task, as_task
 from qslm.units import format_bytes
 
 FLOAT_NOTE = "the float network"
+
+
+def spell_duration(seconds: float) -> str:
+    """A time in words: `12 s`, `3.4 minutes`."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
 def search(
@@ -45,9 +51,9 @@ def search(
     written: `write_report(output)` does that.
 
     The network's weights and mode are given back as they were. Raises BudgetError at once on a budget that no
-    allocation keeps or the metric cannot have, StudyError when the network fails a check or nothing is accepted
-    (the ledger stays), LedgerError when the folder holds another study or cannot be written, and what the task
-    raises.
+    allocation keeps or the metric cannot have, StudyError when the network fails a check, or when nothing is
+    accepted (the ledger stays): what is accepted keeps the budget, and has fewer bytes than the checkpoint's file.
+    Raises LedgerError when the folder holds another study or cannot be written, and what the task raises.
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
     task, anatomy = as_task(task), find_anatomy(model)
@@ -86,6 +92,7 @@ class _Study:
         self.floats = Allocation.float32(self.anatomy)
         self.judged: dict[str, Judged] = {}
         self.checks: list[Check] = []
+        self.limited = False
 
     def conduct(self) -> Selection:
         """The whole study."""
@@ -96,17 +103,17 @@ class _Study:
         for check in self.checks:
             self.progress.message(f"{check.name}: {check.finding}")
         baseline = self._baseline()
+        judge = Judge(self.task, budget, baseline, self.question.subject.file_bytes)
         check_kind(self.task, budget, baseline.losses)
         check_sample(self.task, budget, baseline.losses)
         strategy = TieredSearch(self.anatomy, self.question.options)
         self._estimate(strategy, baseline)
-        self._search(strategy, baseline)
+        self._search(strategy, judge)
         self._record()
-        try:
-            chosen = choose(budget, list(self.judged.values()), self.task.higher_is_better)
-        except StudyError:
+        chosen = judge.choose(self.judged.values())
+        if chosen is None:
             folder.remove_artifact(run)
-            raise
+            raise nothing_accepted(judge, self.judged.values(), self.limited)
         selection = self._reported(chosen, baseline)
         self._record()
         selection = replace(selection, packed=self._pack(selection.allocation))
@@ -115,7 +122,6 @@ class _Study:
 
     def _baseline(self) -> Evaluation:
         baseline = self.measurements.measure(self.floats, "search", BASELINE, FLOAT_NOTE)
-        self._judge(baseline, baseline, self.floats, BASELINE, FLOAT_NOTE)
         self.progress.message(
             f"baseline: {self.task.metric} {baseline.value:.4f} ({baseline.low:.4f} to {baseline.high:.4f}) on "
             f"{len(baseline.losses.values):,} {self.task.unit}s of the search split, "
@@ -126,25 +132,30 @@ class _Study:
     def _estimate(self, strategy: Strategy, baseline: Evaluation) -> None:
         most = strategy.maximum_evaluations
         self.progress.message(
-            f"at most {most:,} evaluations of about {baseline.seconds:.1f} s, so {most * baseline.seconds / 60:.1f} "
-            f"minutes, often half of it; stop at any time, the same command goes on from {self.question.run}"
+            f"at most {most:,} evaluations of about {baseline.seconds:.1f} s, so "
+            f"{spell_duration(most * baseline.seconds)}, usually far less; stop at any time, the same command goes on "
+            f"from {self.question.run}"
         )
 
-    def _search(self, strategy: Strategy, baseline: Evaluation) -> None:
+    def _search(self, strategy: Strategy, judge: Judge) -> None:
+        """Ask until there is nothing left to try.
+
+        The first verdict on an allocation is kept: the baseline's on the float network.
+        """
+        self.judged[self.floats.key] = judge.judge(judge.baseline, self.floats, BASELINE, FLOAT_NOTE)
         while (proposal := strategy.ask()) is not None:
             allocation, tier, note = proposal.allocation, proposal.tier, proposal.note
             evaluation = self.measurements.measure(allocation, "search", tier, note)
-            judged = self._judge(baseline, evaluation, allocation, tier, note)
+            judged = judge.judge(evaluation, allocation, tier, note)
+            self.judged.setdefault(allocation.key, judged)
             self._tell_progress(judged)
             strategy.tell(proposal, judged.outcome)
-
-    def _judge(
-        self, baseline: Evaluation, evaluation: Evaluation, allocation: Allocation, tier: str, note: str
-    ) -> Judged:
-        """The verdict on an evaluation; the first on an allocation is kept, the baseline's on the float network."""
-        judged = judge(self.task, self.question.budget, baseline, evaluation, allocation, tier, note)
-        self.judged.setdefault(allocation.key, judged)
-        return judged
+        self.limited = strategy.limited
+        if self.limited:
+            self.progress.message(
+                f"stopped: --limit {self.question.options.limit} is reached, and the search had more to try; with a "
+                "higher one the same command goes on"
+            )
 
     def _tell_progress(self, judged: Judged) -> None:
         kind = self.question.budget.kind
@@ -162,9 +173,8 @@ class _Study:
 
     def _reported(self, chosen: Judged, baseline: Evaluation) -> Selection:
         """Measure the baseline and the chosen allocation on the report split, once, and conclude."""
-        first = second = self.measurements.measure(self.floats, "report", BASELINE, FLOAT_NOTE)
-        if chosen.tier != BASELINE:
-            second = self.measurements.measure(chosen.allocation, "report", chosen.tier, chosen.note)
+        first = self.measurements.measure(self.floats, "report", BASELINE, FLOAT_NOTE)
+        second = self.measurements.measure(chosen.allocation, "report", chosen.tier, chosen.note)
         return make_selection(
             self.question.run,
             self.task,
@@ -174,21 +184,13 @@ class _Study:
             Pair(first, second),
             self.question.subject.file_bytes,
             self.measurements.used.values(),
+            "limit" if self.limited else None,
         )
 
     def _pack(self, allocation: Allocation) -> str:
         """Pack the model into the run folder; the sha256 of its file."""
         self.measurements.evaluator.restore()
-        subject = self.question.subject
-        state = {name: value.cpu() for name, value in subject.model.state_dict().items() if isinstance(value, Tensor)}
-        packed = artifact.write(
-            self.question.run / folder.ARTIFACT,
-            RoundedSites(state, allocation),
-            allocation,
-            config=subject.config,
-            tokenizer_json=subject.tokenizer_json,
-        )
-        return packed.sha256
+        return write_packed(self.question.run / folder.ARTIFACT, self.question.subject, allocation)
 
     def _record(self) -> None:
         """Write study.json: all that `select` and the report need beside the ledger."""
@@ -202,6 +204,7 @@ class _Study:
                 "options": self.question.options.to_dict(),
                 "identity": self.measurements.ledger.identity,
                 "checks": [vars(check) for check in self.checks],
+                "stopped": "limit" if self.limited else None,
                 "anatomy": folder.anatomy_to_dict(self.anatomy),
                 "tiers": [judged.to_dict(number) for number, judged in enumerate(self.judged.values())],
             },

@@ -14,8 +14,9 @@ from qslm.budget import Budget, parse_loss
 from qslm.errors import BudgetError, QslmError, StudyError
 from qslm.evaluation import Evaluation, Ledger, Row
 from qslm.study import folder
-from qslm.study.judging import BASELINE, Judged, check_kind, check_sample, choose, judge
-from qslm.study.selection import Pair, Selection, make_selection
+from qslm.study.judging import BASELINE, Judge, Judged, check_kind, check_sample
+from qslm.study.refusal import nothing_accepted
+from qslm.study.selection import Pair, Selection, Stopped, make_selection
 from qslm.tasks.perplexity import Perplexity
 from qslm.tasks.task import Losses, Task, as_task
 from qslm.units import parse_memory
@@ -54,10 +55,14 @@ def select(
         reported = {row.key: row.evaluation for row in ledger.rows("report") if row.evaluation.complete}
     baseline = _baseline(rows, task)
     check_kind(task, budget, baseline.losses)
-    judged = [_judged(row, anatomy, task, budget, baseline) for row in rows]
     check_sample(task, budget, baseline.losses)
-    _check_measured(budget, judged)
-    chosen = choose(budget, judged, task.higher_is_better)
+    judge = Judge(task, budget, baseline, checkpoint_bytes)
+    judged = [_judged(row, anatomy, judge) for row in rows]
+    _check_measured(judge, judged)
+    stopped: Stopped | None = "limit" if study.get("stopped") == "limit" else None
+    chosen = judge.choose(judged)
+    if chosen is None:
+        raise nothing_accepted(judge, judged, stopped is not None)
     selection = make_selection(
         run,
         task,
@@ -67,6 +72,7 @@ def select(
         _report(reported, chosen, anatomy),
         checkpoint_bytes,
         [*(row.evaluation for row in rows), *reported.values()],
+        stopped,
     )
     return replace(selection, packed=_packed(run, selection))
 
@@ -108,9 +114,11 @@ def _budget(
     )
 
 
-def _check_measured(budget: Budget, judged: Sequence[Judged]) -> None:
-    """Refuse a memory budget below everything measured that keeps the quality limit. Raises BudgetError."""
-    kept = [one.evaluation.footprint_file for one in judged if one.verdict.quality_ok]
+def _check_measured(judge: Judge, judged: Sequence[Judged]) -> None:
+    """Refuse a memory budget below everything measured that keeps the quality limit and saves. Raises BudgetError."""
+    budget = judge.budget
+    sizes = [one.evaluation.footprint_file for one in judged if one.verdict.quality_ok and one.tier != BASELINE]
+    kept = [size for size in sizes if size < judge.checkpoint_bytes]
     if budget.max_bytes is not None and kept and min(kept) > budget.max_bytes:
         raise BudgetError(
             f"The smallest model file measured so far that keeps the quality limit has {min(kept):,} bytes, the budget "
@@ -131,12 +139,12 @@ def _baseline(rows: Sequence[Row], task: Task) -> Evaluation:
     return found
 
 
-def _judged(row: Row, anatomy: Anatomy, task: Task, budget: Budget, baseline: Evaluation) -> Judged:
+def _judged(row: Row, anatomy: Anatomy, judge: Judge) -> Judged:
     try:
         allocation = Allocation.from_json(anatomy, row.allocation)
     except QslmError as error:
         raise StudyError(f"{folder.STUDY} and the ledger do not fit: {error.problem}", folder.AGAIN) from error
-    return judge(task, budget, baseline, row.evaluation, allocation, row.tier, row.note)
+    return judge.judge(row.evaluation, allocation, row.tier, row.note)
 
 
 def _report(reported: dict[str, Evaluation], chosen: Judged, anatomy: Anatomy) -> Pair | None:

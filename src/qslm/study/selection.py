@@ -8,11 +8,11 @@ from typing import Any, Literal
 from qslm.allocation import Allocation
 from qslm.budget import Budget, Conclusion, Kind, conclude
 from qslm.evaluation import Evaluation
-from qslm.study.judging import Judged, judge
-from qslm.tasks.statistics import Comparison
+from qslm.study.judging import Judged, paired
 from qslm.tasks.task import Task
 
 Split = Literal["report", "search"]
+Stopped = Literal["limit"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,16 @@ class Selected:
     tier: str
     note: str
 
+    @property
+    def value(self) -> float:
+        """The metric, on the split that its interval is of."""
+        return self.figures.value
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the model file."""
+        return self.figures.bytes
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -79,7 +89,8 @@ class Selection:
     search split, as `difference.split` says; the `search_` fields are of the search split. `packed` is the sha256
     of the packed model; None where the selected allocation is not the one that was packed. `evaluations`,
     `tokens_forwarded` and `seconds` count what the answer was drawn from: of a search all that it asked for, whether
-    it was measured then or by an earlier run in the same folder; of `select` everything in the ledger.
+    it was measured then or by an earlier run in the same folder; of `select` everything in the ledger. `stopped` is
+    "limit" where the search had more to try than its limit of evaluations let it.
     """
 
     run: Path
@@ -92,6 +103,7 @@ class Selection:
     search_selected: Figures
     search_difference: Difference
     packed: str | None
+    stopped: Stopped | None
     evaluations: int
     tokens_forwarded: int
     seconds: float
@@ -128,6 +140,7 @@ class Selection:
             },
             "budget": vars(self.budget),
             "artifact": {"sha256": self.packed},
+            "stopped": self.stopped,
             "evaluations": self.evaluations,
             "tokens_forwarded": self.tokens_forwarded,
             "seconds": self.seconds,
@@ -151,6 +164,7 @@ def make_selection(
     report: Pair | None,
     checkpoint_bytes: int,
     evaluations: Collection[Evaluation],
+    stopped: Stopped | None,
 ) -> Selection:
     """Put the answer together. `report` is None where the chosen allocation was not measured on that split."""
     pair = search if report is None else report
@@ -177,6 +191,7 @@ def make_selection(
         Figures.of(search.selected, footprint.file),
         _difference(task, budget, chosen, search, "search"),
         None,
+        stopped,
         len(evaluations),
         sum(evaluation.tokens for evaluation in evaluations),
         sum(evaluation.seconds for evaluation in evaluations),
@@ -184,7 +199,6 @@ def make_selection(
 
 
 def _difference(task: Task, budget: Budget, chosen: Judged, pair: Pair, split: Split) -> Difference:
-    judged = judge(task, budget, pair.baseline, pair.selected, chosen.allocation, chosen.tier, chosen.note)
-    found: Comparison = judged.comparison
+    found = paired(task, budget, pair.baseline, pair.selected, chosen.allocation)
     conclusion = conclude(found.loss, found.low, found.high, budget.max_loss) if split == "report" else "not reported"
     return Difference(split, found.loss, found.low, found.high, found.bound, budget.kind, budget.max_loss, conclusion)

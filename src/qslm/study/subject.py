@@ -39,6 +39,7 @@ class Subject:
     file_bytes: int
     config: dict[str, Any]
     tokenizer_json: str | None
+    source: str | None = None  # what the checkpoint was opened by, where it says so
 
     @classmethod
     def of(cls, checkpoint: LoadedCheckpoint | nn.Module) -> "Subject":
@@ -56,11 +57,13 @@ class Subject:
             checkpoint.file_bytes,
             dict(checkpoint.config),
             tokenizer,
+            getattr(checkpoint, "source", None),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The subject as study.json describes it."""
-        return {"name": self.name, "digest": self.digest, "bytes": self.file_bytes, "config": self.config}
+        names = {"name": self.name, "source": self.source, "digest": self.digest}
+        return {**names, "bytes": self.file_bytes, "config": self.config}
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from qslm.data.files import LabelledText
-from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, encode_all, padding_id
+from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, describe_tokenizer, encode_all, padding_id
 from qslm.errors import DataError, TaskError
 from qslm.progress import SILENT, Progress
 from qslm.tasks.task import Losses, Task, device_of
@@ -52,18 +52,32 @@ class Classification(Task):
         *,
         classes: int,
         context: int,
+        sentences: int | Mapping[str, int] | None = None,
         vocabulary_size: int | None = None,
         evaluation_split: str = "report",
         source: str = "",
         progress: Progress = SILENT,
     ) -> None:
-        """Take the labelled sentences of each split. Raises TaskError when `context` is not positive."""
+        """Take the labelled sentences of each split.
+
+        context: tokens of a sentence. sentences: measure only so many, evenly spread over the split, of every split
+        or by the split's name. Raises TaskError when one of them is not positive.
+        """
         if context < 1:
             raise TaskError(f"A context of {context} tokens holds no sentence.", "Give a positive number.")
+        limits = (
+            sentences
+            if isinstance(sentences, Mapping)
+            else {}
+            if sentences is None
+            else dict.fromkeys(splits, sentences)
+        )
+        if any(limit < 1 for limit in limits.values()):
+            raise TaskError(f"A limit of {sentences} sentences leaves none.", "Give a positive number.")
         self.name = name
         self.evaluation_split = evaluation_split
         self.source = source
-        self._splits = dict(splits)
+        self._splits = {split: _spread(labelled, limits.get(split)) for split, labelled in splits.items()}
         self._tokenizer = tokenizer
         self._classes = classes
         self._context = context
@@ -89,6 +103,13 @@ class Classification(Task):
             right = (logits.argmax(-1).cpu() == batch.labels) & logits.isfinite().all(-1).cpu()
         values = right.double().numpy()
         return Losses(values, np.ones(len(values)), batch.ids.numel(), batch.units.numpy())
+
+    def facts(self) -> dict[str, int | str]:
+        """What the batches of a study follow from, in plain words: to say what differs where fingerprints do."""
+        told: dict[str, int | str] = {"context": self._context, "source": self.source}
+        told["tokenizer"] = describe_tokenizer(self._tokenizer)
+        sizes = {f"{split} sentences": len(self._splits[split]) for split in self._splits.keys() & {"search", "report"}}
+        return told | sizes
 
     def _labelled(self, split: str) -> LabelledText:
         if split not in self._splits:
@@ -135,6 +156,12 @@ class Classification(Task):
                 f"{tuple(logits.shape)}.",
                 "Give a classifier of these classes.",
             )
+
+
+def _spread(labelled: LabelledText, limit: int | None) -> LabelledText:
+    """`limit` sentences at even steps, so that a table in the order of its labels keeps all of them."""
+    total = len(labelled)
+    return labelled if limit is None or limit >= total else labelled.select([i * total // limit for i in range(limit)])
 
 
 def _buckets(encoded: list[list[int]]) -> list[list[int]]:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from qslm.data.tokenizer import EncodedText, check_vocabulary, encode_text
+from qslm.data.tokenizer import EncodedText, check_vocabulary, describe_tokenizer, encode_text
 from qslm.data.wikitext2 import word_tokens
 from qslm.errors import DataError, TaskError
 from qslm.tasks.perplexity import Perplexity, exp
@@ -66,7 +66,10 @@ class LanguageModelling(Perplexity):
         """
         limits = windows.values() if isinstance(windows, Mapping) else [] if windows is None else [windows]
         if context < 1 or any(limit < 1 for limit in limits):
-            raise TaskError(f"{context=} tokens and {windows=} make no window.", "Give positive numbers.")
+            raise TaskError(
+                f"A context of {context} tokens and a limit of {windows} windows make no window.",
+                "Give positive numbers.",
+            )
         self.name = name
         self.evaluation_split = evaluation_split
         self.source = source
@@ -119,6 +122,15 @@ class LanguageModelling(Perplexity):
         if self._counts_words and self._limit(split) is None and predicted == len(encoded.ids) - 1:
             details["word_perplexity"] = float(exp(np.array(nats / word_tokens(self._texts[split]))))
         return details
+
+    def facts(self) -> dict[str, int | str]:
+        """What the batches of a study follow from, in plain words: to say what differs where fingerprints do."""
+        told: dict[str, int | str] = {"context": self._context, "source": self.source}
+        told["tokenizer"] = describe_tokenizer(self._tokenizer)
+        for split in self._texts.keys() & {"search", "report"}:
+            told[f"{split} windows"] = self._limit(split) or "all"
+            told[f"{split} characters"] = len(self._texts[split])
+        return told
 
     def _window_batch(self, ids: torch.Tensor, units: torch.Tensor) -> WindowBatch:
         """The windows of these places, of one length; `ids` end with the last target."""

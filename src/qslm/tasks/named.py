@@ -39,13 +39,13 @@ def make_task(
     wikitext2, sst2: published data (`data` is a folder that has them). text, labelled: the user's own `file`,
     whose split "all" is the whole of it; for a search, "search" is its first half and "report" its second (of
     a table, halves drawn with a fixed seed), and there is no "calibrate". context: tokens of a window or of a
-    sentence, by default the model's. windows: measure only so many of the first ones, of every split or by the
-    split's name.
+    sentence, by default the model's. windows: measure only so many of the first windows, of every split or by the
+    split's name; of labelled sentences so many, evenly spread over the split.
 
     Raises TaskError when the model does not suit the task, DataError when the data is missing or unusable.
     """
     data, file = (None if path is None else Path(path) for path in (data, file))
-    _check_request(name, config, file, windows)
+    _check_request(name, config, file)
     if tokenizer is None:
         raise TaskError(f"The task {name} needs a tokenizer, and the checkpoint has none.", "Give --tokenizer FILE.")
     vocabulary_size = config.get("vocabulary_size")
@@ -71,6 +71,7 @@ def make_task(
         tokenizer,
         classes=classes,
         context=context,
+        sentences=windows,
         vocabulary_size=vocabulary_size,
         evaluation_split=evaluation_split,
         source=source,
@@ -78,14 +79,12 @@ def make_task(
     )
 
 
-def _check_request(name: str, config: Mapping[str, Any], file: Path | None, windows: object) -> None:
+def _check_request(name: str, config: Mapping[str, Any], file: Path | None) -> None:
     if name not in NAMES:
         raise TaskError(f"There is no task {name!r}.", f"The tasks are: {', '.join(NAMES)}.")
     if (file is not None) != (name in FILE_TASKS):
         problem = f"The task {name} {'reads no' if file is not None else 'needs a'} file."
         raise TaskError(problem, f"Give --file FILE with {' or '.join(FILE_TASKS)}, and with no other task.")
-    if windows is not None and name in LABELLED_TASKS:
-        raise TaskError(f"The task {name} has sentences, no windows.", "Leave --windows out.")
     if config:
         _check_model(name, config.get("classes"))
 

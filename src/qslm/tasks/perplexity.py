@@ -10,6 +10,7 @@ class Perplexity(Task):
 
     metric = "perplexity"
     higher_is_better = False
+    log_scale = True
     unit = "window"
 
     def reduce(self, losses: Losses) -> float:

@@ -41,8 +41,10 @@ class Comparison:
 def interval(task: Task, losses: Losses, confidence: float = CONFIDENCE) -> Interval:
     """The metric of `losses` and its interval: Wilson's for a proportion, else the jackknife's over the units.
 
-    One unit alone says nothing of how units vary: its limits are NaN, but for a proportion. Raises TaskError when
-    there is no unit.
+    Of a metric on the log scale the jackknife is of its logarithm: for a perplexity P over n windows of equal length
+    exp(log P +- t(n-1) s / sqrt(n)), with s the standard deviation of the windows' nats per token. One unit alone says
+    nothing of how units vary: its limits are NaN, but for a proportion. Raises TaskError when there is no unit, and
+    on the logarithm of a metric that is not positive.
     """
     _check(losses, least=1)
     value = task.reduce(losses)
@@ -53,9 +55,14 @@ def interval(task: Task, losses: Losses, confidence: float = CONFIDENCE) -> Inte
     if np.count_nonzero(losses.weights) < 2:
         return Interval(value, math.nan, math.nan)
     with np.errstate(all="ignore"):
-        error = _jackknife_error(task.reduce_without_each(losses))
-    reach = _t(0.5 + confidence / 2, losses) * error
-    return Interval(value, value - reach, value + reach)
+        left_out = task.reduce_without_each(losses)
+        if not task.log_scale:
+            reach = _t(0.5 + confidence / 2, losses) * _jackknife_error(left_out)
+            return Interval(value, value - reach, value + reach)
+        if value <= 0 or (left_out <= 0).any():
+            raise TaskError(f"A {task.metric} of {value} has no logarithm.", "Leave log_scale of the task at False.")
+        factor = np.exp(_t(0.5 + confidence / 2, losses) * _jackknife_error(np.log(left_out)))
+        return Interval(value, float(value / factor), float(value * factor))
 
 
 def compare(task: Task, candidate: Losses, baseline: Losses, kind: Kind, confidence: float = CONFIDENCE) -> Comparison:

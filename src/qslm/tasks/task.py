@@ -98,14 +98,17 @@ class Task(ABC):
                 return Losses(right, np.ones(len(right)), tokens=ids.numel())
 
     The metric is the weighted mean of the losses; override `reduce` for another one (intervals follow it),
-    and set `higher_is_better` to False for one that falls as models get better. Splits are "calibrate" (for
-    quantizers that look at data), "search" and "report"; a task may have others. Batches have fixed shapes
-    and a fixed order: what is measured must not depend on chance.
+    and set `higher_is_better` to False for one that falls as models get better. Set `log_scale` to True where it is
+    the exponential of a mean, such as perplexity, or another positive metric whose logarithm varies evenly: its
+    interval is taken of the logarithm, so it is never negative. Splits are "calibrate" (for quantizers that look at
+    data), "search" and "report"; a task may have others. Batches have fixed shapes and a fixed order: what is
+    measured must not depend on chance.
     """
 
     name: str = "own"
     metric: str = "score"
     higher_is_better: bool = True
+    log_scale: bool = False
     unit: str = "sample"
     evaluation_split: str = "report"  # what a plain evaluation, outside of a search, measures
     source: str = ""  # where the data was found
@@ -151,7 +154,7 @@ class Task(ABC):
 
 REQUIRED = ("batches", "losses")
 OPTIONAL = ("places", "reduce", "reduce_without_each", "details", "fingerprint")
-ATTRIBUTES = ("name", "metric", "higher_is_better", "unit", "evaluation_split", "source", "exchangeable")
+ATTRIBUTES = ("name", "metric", "higher_is_better", "log_scale", "unit", "evaluation_split", "source", "exchangeable")
 
 
 def as_task(given: Any) -> Task:

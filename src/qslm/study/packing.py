@@ -1,0 +1,61 @@
+"""Packing what was selected: into the run folder by the search, elsewhere for another budget."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from qslm import artifact
+from qslm.allocation import Allocation
+from qslm.errors import StudyError
+from qslm.loading import load_checkpoint
+from qslm.quantizers import RoundedSites
+from qslm.study import folder
+from qslm.study.selection import Selection
+from qslm.study.subject import LoadedCheckpoint, Subject
+
+
+def pack(
+    selection: Selection, output: Path | str, checkpoint: LoadedCheckpoint | nn.Module | Path | str | None = None
+) -> str:
+    """Pack what `select` answered into a folder of its own; the sha256 of the model file.
+
+    `checkpoint` is that of the study, or what names it: by default what the study opened. Raises StudyError when it
+    is another one, CheckpointError when it is no longer there, ArtifactError when `output` holds another model.
+    """
+    packed = selection.run / folder.ARTIFACT
+    if Path(output).resolve() == packed.resolve():
+        raise StudyError(f"{output} is of the search itself, as selection.json says.", "Choose another folder.")
+    study = folder.read_json(selection.run / folder.STUDY)["checkpoint"]
+    subject = Subject.of(_opened(study, checkpoint) if isinstance(checkpoint, str | Path | None) else checkpoint)
+    if subject.digest != study["digest"]:
+        problem = f"{subject.name} is not the checkpoint of the study: {subject.digest}, not {study['digest']}."
+        raise StudyError(problem, f"Give {study['name']} as the study has read it (--checkpoint).")
+    tokenizer = packed / artifact.TOKENIZER  # of a search that was given one beside the checkpoint
+    if tokenizer.is_file():
+        subject = replace(subject, tokenizer_json=tokenizer.read_text(encoding="utf-8"))
+    return write_packed(Path(output), subject, selection.allocation)
+
+
+def write_packed(output: Path, subject: Subject, allocation: Allocation) -> str:
+    """Pack a network, its weights as they are, with an allocation into a folder; the sha256 of the model file."""
+    state = {name: value.cpu() for name, value in subject.model.state_dict().items() if isinstance(value, Tensor)}
+    packed = artifact.write(
+        output,
+        RoundedSites(state, allocation),
+        allocation,
+        config=subject.config,
+        tokenizer_json=subject.tokenizer_json,
+    )
+    return packed.sha256
+
+
+def _opened(study: dict[str, Any], source: Path | str | None) -> LoadedCheckpoint:
+    """The checkpoint that study.json describes, its embedding as it was taken then."""
+    source = source or study.get("source")
+    if source is None:
+        raise StudyError(
+            f"The study does not say from what {study['name']} was opened.", "Give the checkpoint (--checkpoint)."
+        )
+    return load_checkpoint(source, binary_embedding=study["config"].get("binary_embedding", "auto"))
