@@ -12,6 +12,7 @@ from torch import nn
 from qslm.allocation import Allocation
 from qslm.anatomy import find_anatomy
 from qslm.evaluation import Evaluator, PrefixCache
+from qslm.evaluation.parts import shuffled
 from qslm.formats import Format
 
 FORMATS = [Format.parse(text) for text in ("float32", "float16", "int6", "int3", "int2-g32")]
@@ -363,3 +364,31 @@ def test_a_cache_keeps_copies_of_the_same_bits():
     found = cache.deepest(0, lambda place: True)[1]
     assert found.size == 12 and found.output["x"][1] is None
     assert found.output["x"][0].view(torch.int32).equal(before.view(torch.int32))
+
+
+class Rare(TiedNetwork):
+    """The first block reaches over the second one where its sum is above `limit`: in some batches only."""
+
+    limit, by_value = 0.0, False
+
+    def forward(self, ids):
+        first = self.layers[0](self.emb(ids))
+        x = self.layers[1](first)
+        if self.by_value:
+            return self.head(self.layers[2](-x if first.sum() > self.limit else x))
+        return self.head(self.layers[2](x + (first.sum() > self.limit).float()))
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+def test_what_the_first_batch_does_not_show_is_seen_later(by_value):
+    model = Rare()
+    task = NextToken(model, windows=30, batch=10)
+    with torch.no_grad():
+        batches = sorted(task.batches("search"), key=lambda ids: float(model.layers[0](model.emb(ids[:, :-1])).sum()))
+        quiet, loud = (float(model.layers[0](model.emb(ids[:, :-1])).sum()) for ids in batches[:2])
+    assert quiet < loud
+    model.limit, model.by_value = (quiet + loud) / 2, by_value
+    tried = shuffled(3)[0]
+    task.splits["search"] = [*batches[1 : tried + 1], batches[0], *batches[tried + 1 :]]
+    same_bits, chain = kept(model, task, *TWO[:1])
+    assert same_bits and chain.usable[1] is False
