@@ -1,5 +1,6 @@
 """What the points of a front are expected to lose, corrected by those that were evaluated."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,8 @@ from qslm.search.strategy import Outcome
 
 Floats = npt.NDArray[np.float64]
 
-LARGEST_CORRECTION = 50.0  # a factor beyond it, or below its inverse, is noise
+LARGEST_CORRECTION = 1e3  # a factor beyond it, or below its inverse, is noise
+LARGEST_NATS = 100.0  # more is no better known, and its exponential would outgrow a float
 _LEAST = 1e-12
 
 
@@ -34,7 +36,7 @@ class ExpectedFront:
 
     @property
     def decisive(self) -> Floats:
-        """The expected value of what the budget decides by, its bound or its loss; it does not fall with size."""
+        """The expected value of what the budget decides by, its bound or its loss; it does not rise with size."""
         if self.goal.budget.decision == "point":
             expected = self.losses
         else:
@@ -43,27 +45,40 @@ class ExpectedFront:
 
     @property
     def orders(self) -> Floats:
-        """Eq. 1 turned so that less is better, up to a number that all points share."""
-        goal, bytes_ = self.goal, self.front.sizes / max(self.float32_bytes, 1)
-        per_loss = goal.unit * (100.0 if goal.higher_is_better else 1.0)
-        orders: Floats = per_loss * self.losses + (goal.budget.mu or 0.0) * bytes_
-        return orders
+        """What the budget prefers has the smaller one: the bytes, or Eq. 1, each up to what all points share."""
+        return order(self.goal, self.losses, self.front.sizes, self.float32_bytes)
 
-    def _corrected(self, measured: dict[int, float]) -> Floats:
-        """The uncorrected losses times a factor that is interpolated between the evaluated points."""
-        plain = np.maximum(self._plain(), _LEAST)
+    def _corrected(self, measured: Mapping[int, float]) -> Floats:
+        """The losses of the costs times a factor, which is interpolated between the evaluated points (log on log)."""
+        costs = np.maximum(self.front.costs, _LEAST)
         points = sorted((point for point, loss in measured.items() if np.isfinite(loss)), reverse=True)
         if not points:
-            return plain
-        factors = np.array([max(measured[point], _LEAST) / plain[point] for point in points])
-        logs = np.log(factors.clip(1 / LARGEST_CORRECTION, LARGEST_CORRECTION))
-        corrected: Floats = plain * np.exp(np.interp(np.log(plain), np.log(plain[points]), logs))
-        return corrected
+            return self._loss(costs)
+        nats = np.maximum(self._nats(np.array([measured[point] for point in points])), _LEAST)
+        factors = (nats / costs[points]).clip(1 / LARGEST_CORRECTION, LARGEST_CORRECTION)
+        return self._loss(costs * np.exp(np.interp(np.log(costs), np.log(costs[points]), np.log(factors))))
 
-    def _plain(self) -> Floats:
-        """The loss that costs stand for, were they exact: derived; for a share, that as many answers change."""
-        costs, kind = self.front.costs, self.goal.budget.kind
-        if self.goal.higher_is_better:
-            scale = {"points": 100.0, "absolute": 1.0, "relative": 1.0}[kind]
-            return scale * -np.expm1(-costs)
-        return (1.0 if kind == "relative" else abs(self.goal.baseline)) * np.expm1(costs)
+    def _loss(self, nats: Floats) -> Floats:
+        """What costs stand for, were they exact. Derived: perplexity grows by e^nats, a share falls by the nats."""
+        grown = nats if self.goal.higher_is_better else np.expm1(np.minimum(nats, LARGEST_NATS))
+        return self._scale * grown
+
+    def _nats(self, losses: Floats) -> Floats:
+        """The inverse of `_loss`."""
+        shares: Floats = losses / self._scale
+        return shares if self.goal.higher_is_better else np.log1p(np.maximum(shares, _LEAST - 1))
+
+    @property
+    def _scale(self) -> float:
+        """The whole of the metric, in the budget's unit: all answers, or the baseline's perplexity."""
+        whole = 1.0 if self.goal.higher_is_better else abs(self.goal.baseline)
+        return max(whole, _LEAST) / max(self.goal.unit, _LEAST)
+
+
+def order(goal: Goal, losses: Floats, sizes: npt.NDArray[np.int64], float32_bytes: int) -> Floats:
+    """`Goal.order` of expected losses (in the budget's unit) and sizes (in bytes), up to what all share."""
+    if goal.budget.prefer == "smallest":
+        return sizes.astype(np.float64)
+    per_loss = goal.unit * (100.0 if goal.higher_is_better else 1.0)
+    orders: Floats = per_loss * losses + (goal.budget.mu or 0.0) * sizes / max(float32_bytes, 1)
+    return orders

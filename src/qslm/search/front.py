@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LARGEST = 1 << 17  # states kept after an item; beyond it near sizes share one
+LARGEST = 1 << 14  # states kept after an item; beyond it near sizes share one
 
 
 @dataclass(frozen=True)

@@ -5,30 +5,32 @@ front are then evaluated; what they lose corrects what the others are expected t
 found. At last single sites are exchanged for what the sum over sites cannot know, their interactions.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
+import numpy.typing as npt
 
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy
+from qslm.anatomy import Anatomy, Site
 from qslm.formats import FLOAT32, Format, data_bytes, stored_tensors
 from qslm.search.costs import Costs
-from qslm.search.expected import ExpectedFront
-from qslm.search.front import Item, pareto_front
+from qslm.search.expected import ExpectedFront, order
+from qslm.search.front import Front, Item, pareto_front
 from qslm.search.goal import Goal
 from qslm.search.options import Options
 from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 
 VERIFICATIONS = 8  # points of the front that are evaluated, at most
 MOVES = 2  # exchanges that are tried, at most
-HALVING = 4  # evaluations after which the expected losses are trusted no more, and what is left is halved
+HALVING = 4  # evaluations after which the smallest is sought by halving, and no more where it is expected
 NEAR = 0.01  # points whose sizes differ by a smaller share count as one
+HEADER = 16  # bytes by which the header of a file may differ, for each site
 
 TINY = 1e-12
 
-Trial = Generator[Proposal, Outcome, Outcome]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,145 +54,155 @@ class _Step:
 class KnapsackSearch(Strategy):
     """Solve the knapsack over all sites and precisions, evaluate the points that matter, exchange single sites.
 
-    FRONT: with the smallest file preferred, the point that is expected to just keep the limit of quality, corrected
-    after each evaluation, until the largest point that breaks it and the smallest that keeps it meet. With the score
-    preferred, the point of the best expected score, until an evaluated one stands there.
-    EXCHANGE: from the best evaluated allocation one site a precision lower, or one lower and another one higher, in
-    the order of what is expected; a move stays when the evaluation says that it keeps the budget and is preferred.
+    FRONT: the point of the best expected order (the smallest, or the best score) of those that are expected to keep
+    the limit of quality, corrected after each evaluation, until it is one that was evaluated; what is smaller than a
+    point that broke the limit is left out.
+    EXCHANGE: from the best evaluated allocation one site a precision lower or higher, or one lower and another one
+    higher: the move of the best expected order of those that are expected to keep the limit. It stays when the
+    evaluation says that it keeps the budget and is preferred.
 
-    Vectors keep the options' float format; a binarized embedding keeps `sign` when their `signs` is true.
+    Nothing beyond the limit of memory is asked. Vectors keep the options' float format; a binarized embedding keeps
+    `sign` when their `signs` is true.
     """
 
     def __init__(self, anatomy: Anatomy, options: Options, goal: Goal, costs: Costs | None = None) -> None:
-        super().__init__()
-        self._goal, self._formats = goal, options.formats
-        self._floats = options.uniform(anatomy, FLOAT32)
-        self._sites = [site for site, fmt in self._floats.items() if fmt == FLOAT32 and not site.is_vector]
+        super().__init__(options.limit)
+        self._anatomy, self._options, self._goal = anatomy, options, goal
+        self._formats, self._sites = options.formats, options.matrices(anatomy)
         self._costs = costs or Costs.by_bits([(site.name, site.numel) for site in self._sites], self._formats)
-        self._items = [self._item(site.name, site.shape) for site in self._sites]
-        self._outcomes: dict[str, Outcome] = {}
+        self._items = [self._item(site) for site in self._sites]
 
     @property
     def maximum_evaluations(self) -> int:
         """Every verification and every exchange, and the float matrices where no point of the front holds."""
-        return VERIFICATIONS + MOVES + 1
+        return self._at_most(VERIFICATIONS + MOVES + 1)
 
     def steps(self) -> Steps:
         """The front, then the exchanges."""
-        expected = ExpectedFront(pareto_front(self._items), self._goal, self._floats.anatomy.float32_bytes)
-        walk = self._smallest if self._goal.budget.prefer == "smallest" else self._best_score
-        yield from walk(expected)
+        expected = ExpectedFront(pareto_front(self._items), self._goal, self._anatomy.float32_bytes)
+        yield from self._verifications(expected)
         best = self._preferred(expected)
-        if best is None:
-            yield from self._try(self._floats, "front", "every matrix at float32")
-        else:
+        floats = self._options.uniform(self._anatomy, FLOAT32)
+        if best is not None:
             yield from self._exchanges(best)
+        elif self._goal.keeps_memory(floats):
+            yield Proposal(floats, "front", "every matrix at float32")
 
     # ---- the front ---------------------------------------------------------------------------------------------
 
-    def _smallest(self, expected: ExpectedFront) -> Steps:
-        """Close in on the smallest point that keeps the limit, until hardly a byte can be expected to be saved."""
-        sizes, limit = expected.front.sizes, self._goal.budget.max_loss
-        fitting = self._fitting(expected)
-        breaks, keeps = -1, fitting  # places on the front
-        for number in range(VERIFICATIONS):
-            within = np.arange(breaks + 1, keeps)
-            held = within if limit is None else within[expected.decisive[within] <= limit]
-            if not len(within) or (keeps < fitting and (not len(held) or sizes[held[0]] >= sizes[keeps] * (1 - NEAR))):
-                return
-            point = int(held[0]) if len(held) else int(within[-1])
-            if number >= HALVING and breaks >= 0:
-                point = int(within[np.searchsorted(sizes[within], (sizes[within[0]] + sizes[within[-1]]) / 2)])
-            outcome = yield from self._verify(expected, point)
-            breaks, keeps = (breaks, point) if outcome.quality_ok else (point, keeps)
-
-    def _best_score(self, expected: ExpectedFront) -> Steps:
-        """Evaluate where the best score is expected, until that has been evaluated."""
-        sizes, limit = expected.front.sizes, self._goal.budget.max_loss
-        fitting = np.arange(self._fitting(expected))
+    def _verifications(self, expected: ExpectedFront) -> Steps:
+        """Evaluate the most promising point, until no other is expected to be better."""
+        sizes, largest = expected.front.sizes, 1 + NEAR
+        fitting = self._fitting(expected.front)
+        open_ = fitting
         for _ in range(VERIFICATIONS):
-            open_ = fitting if limit is None else fitting[expected.decisive[fitting] <= limit]
-            if not len(fitting):
+            point = self._promising(expected, open_)
+            if point is None:
                 return
-            point = int(open_[np.argmin(expected.orders[open_])]) if len(open_) else int(fitting[-1])
-            if any(abs(sizes[point] - sizes[known]) <= NEAR * sizes[point] for known in expected.evidence):
-                return
-            yield from self._verify(expected, point)
+            outcome = yield from self._verified(expected, point)
+            if not outcome.quality_ok:
+                open_ = open_[sizes[open_] >= largest * sizes[point]]
+                if not len(open_) and fitting[-1] not in expected.evidence:
+                    open_ = fitting[-1:]
 
-    def _fitting(self, expected: ExpectedFront) -> int:
-        """How many points, the smallest first, keep the limit of memory."""
-        low, high = 0, len(expected.front)
-        while low < high:
-            middle = (low + high) // 2
-            fits = self._goal.keeps_memory(self._allocation(expected, middle))
-            low, high = (middle + 1, high) if fits else (low, middle)
-        return low
+    def _promising(self, expected: ExpectedFront, open_: Places) -> int | None:
+        """The best of the open points by what is expected; None where it is as good as evaluated."""
+        sizes, evidence = expected.front.sizes, expected.evidence
+        kept = [point for point, outcome in evidence.items() if outcome.quality_ok]
+        held = open_[expected.decisive[open_] <= self._limit_of_loss]
+        if not len(held):
+            return None if kept or not len(open_) else int(open_[-1])
+        if self._goal.budget.prefer == "smallest" and HALVING <= len(evidence) != len(kept):
+            within = open_[open_ <= min(kept, default=open_[-1])]
+            middle = np.searchsorted(sizes[within], (sizes[within[0]] + sizes[within[-1]]) / 2) if len(within) else 0
+            held = within[middle:] if len(within) else held
+        point = int(held[np.argmin(expected.orders[held])])
+        return None if any(abs(sizes[point] - sizes[one]) <= NEAR * sizes[one] for one in kept) else point
 
-    def _verify(self, expected: ExpectedFront, point: int) -> Trial:
+    def _fitting(self, front: Front) -> Places:
+        """The points that keep the limit of memory; only where a header could decide is a whole file counted."""
+        if self._goal.budget.max_bytes is None:
+            return np.arange(len(front))
+        smallest = self._allocation(front, 0).footprint().file
+        over = front.sizes - front.sizes[0] + smallest - self._goal.budget.max_bytes
+        margin = HEADER * len(self._anatomy.sites)
+        fits = [
+            excess < -margin or self._goal.keeps_memory(self._allocation(front, point))
+            for point, excess in enumerate(over[over <= margin])
+        ]
+        return np.flatnonzero(fits)
+
+    def _verified(self, expected: ExpectedFront, point: int) -> Generator[Proposal, Outcome, Outcome]:
         weights = sum(site.numel for site in self._sites)
         note = f"{8 * expected.front.sizes[point] / max(weights, 1):.2f} bits a weight at the least expected loss"
-        outcome = yield from self._try(self._allocation(expected, point), "front", note)
+        outcome = yield Proposal(self._allocation(expected.front, point), "front", note)
         expected.evidence[point] = outcome
         return outcome
 
     def _preferred(self, expected: ExpectedFront) -> _Evaluated | None:
         """The best of the evaluated points that keep the budget."""
-        evaluated = [_Evaluated(self._allocation(expected, point), found) for point, found in expected.evidence.items()]
-        kept = [one for one in evaluated if one.outcome.quality_ok and self._goal.keeps_memory(one.allocation)]
-        return min(kept, key=lambda one: self._goal.order(one.allocation, one.outcome), default=None)
+        kept = [
+            _Evaluated(self._allocation(expected.front, point), outcome)
+            for point, outcome in expected.evidence.items()
+            if outcome.quality_ok
+        ]
+        return min(kept, key=self._order, default=None)
 
-    def _allocation(self, expected: ExpectedFront, point: int) -> Allocation:
-        options = expected.front.options(point)
-        chosen = {site.name: self._formats[option] for site, option in zip(self._sites, options, strict=True)}
-        formats = tuple(chosen.get(site.name, fmt) for site, fmt in self._floats.items())
-        return Allocation(self._floats.anatomy, formats, self._floats.quantizer)
+    def _allocation(self, front: Front, point: int) -> Allocation:
+        options = front.options(point)
+        formats = {site.name: self._formats[option] for site, option in zip(self._sites, options, strict=True)}
+        return self._options.mixed(self._anatomy, formats)
 
-    def _item(self, name: str, shape: tuple[int, ...]) -> Item:
-        sizes = tuple(sum(map(data_bytes, stored_tensors(fmt, shape, name))) for fmt in self._formats)
-        return Item(sizes, tuple(self._costs.of(name, fmt) for fmt in self._formats))
+    def _item(self, site: Site) -> Item:
+        sizes = tuple(sum(map(data_bytes, stored_tensors(fmt, site.shape, site.name))) for fmt in self._formats)
+        return Item(sizes, tuple(self._costs.of(site.name, fmt) for fmt in self._formats))
+
+    @property
+    def _limit_of_loss(self) -> float:
+        limit = self._goal.budget.max_loss
+        return inf if limit is None else limit
 
     # ---- the exchanges -----------------------------------------------------------------------------------------
 
     def _exchanges(self, best: _Evaluated) -> Steps:
         """Try the most promising moves; one that is better is where the next ones start."""
         for _ in range(MOVES):
-            tried = next(self._untried(best), None)
-            if tried is None:
+            moved, note = next(self._moved(best), (None, ""))
+            if moved is None:
                 return
-            moved, note = tried
-            found = _Evaluated(moved, (yield from self._try(moved, "exchange", note)))
+            found = _Evaluated(moved, (yield Proposal(moved, "exchange", note)))
             if found.outcome.quality_ok and self._order(found) < self._order(best):
                 best = found
 
     def _order(self, one: _Evaluated) -> float:
         return self._goal.order(one.allocation, one.outcome)
 
-    def _decisive(self, one: _Evaluated) -> float:
-        return one.outcome.bound if self._goal.budget.decision == "bound" else one.outcome.loss
+    def _moved(self, best: _Evaluated) -> Iterator[tuple[Allocation, str]]:
+        """What moves from the best allocation lead to and was not evaluated, the most promising first.
 
-    def _untried(self, best: _Evaluated) -> Iterator[tuple[Allocation, str]]:
-        """What moves from the best allocation lead to, the most promising first, where they may keep the limit."""
-        per_cost = max(best.outcome.loss, 0.0) / max(self._costs.total(best.allocation), TINY)
-        slack = inf if self._goal.budget.max_loss is None else self._goal.budget.max_loss - self._decisive(best)
-        for move in sorted(self._moves(best.allocation), key=self._promise):
-            if per_cost * sum(step.cost for step in move) > slack:
-                continue
+        A loss is expected to change by the share by which the costs do.
+        """
+        moves = self._moves(best.allocation)
+        shares = np.array([sum(step.cost for step in move) for move in moves])
+        shares /= max(sum(self._costs.of(site.name, best.allocation[site.name]) for site in self._sites), TINY)
+        saved = np.array([sum(step.saved for step in move) for move in moves], np.int64)
+        changes = order(self._goal, max(best.outcome.loss, 0.0) * shares, -saved, self._anatomy.float32_bytes)
+        decisive = best.outcome.bound if self._goal.budget.decision == "bound" else best.outcome.loss
+        keeps = (self._limit_of_loss == inf) | (max(decisive, 0.0) * (1 + shares) <= self._limit_of_loss)
+        for place in np.argsort(changes, kind="stable"):
+            if changes[place] >= 0:
+                return
             moved = best.allocation
-            for step in move:
+            for step in moves[place] if keeps[place] else ():
                 moved = moved.replace([step.site], step.format)
-            if moved.key not in self._outcomes and self._goal.keeps_memory(moved):
-                yield moved, ", ".join(f"{step.site} at {step.format}" for step in move)
+            if keeps[place] and moved.key not in self._told and self._goal.keeps_memory(moved):
+                yield moved, ", ".join(f"{step.site} at {step.format}" for step in moves[place])
 
-    def _moves(self, allocation: Allocation) -> Iterator[Sequence[_Step]]:
-        """One site lower, or one lower and another one higher, so that fewer bytes remain."""
+    def _moves(self, allocation: Allocation) -> list[tuple[_Step, ...]]:
+        """One site a precision lower or higher, and one lower with another one higher."""
         lower, higher = self._steps_of(allocation, 1), self._steps_of(allocation, -1)
-        for down in lower:
-            yield (down,)
-            yield from ((down, up) for up in higher if up.site != down.site and down.saved + up.saved > 0)
-
-    def _promise(self, move: Sequence[_Step]) -> float:
-        """The expected cost of each byte that a move saves: the least is the most promising."""
-        return sum(step.cost for step in move) / sum(step.saved for step in move)
+        pairs = [(down, up) for down in lower for up in higher if up.site != down.site]
+        return [*((step,) for step in (*lower, *higher)), *pairs]
 
     def _steps_of(self, allocation: Allocation, places: int) -> list[_Step]:
         """Every site that many places further down the list of formats."""
@@ -202,8 +214,3 @@ class KnapsackSearch(Strategy):
                 cost = item.costs[there] - item.costs[here]
                 steps.append(_Step(site.name, self._formats[there], cost, item.sizes[here] - item.sizes[there]))
         return steps
-
-    def _try(self, allocation: Allocation, tier: str, note: str) -> Trial:
-        if allocation.key not in self._outcomes:
-            self._outcomes[allocation.key] = yield Proposal(allocation, tier, note)
-        return self._outcomes[allocation.key]
