@@ -13,6 +13,7 @@ from qslm.search.strategy import Outcome
 Floats = npt.NDArray[np.float64]
 
 LARGEST_CORRECTION = 1e3  # a factor beyond it, or below its inverse, is noise
+POWERS = -2 / 3, 2.0  # of the costs, in a factor beyond what was evaluated: losses go with the costs^(1/3) to costs^3
 LARGEST_NATS = 100.0  # more is no better known, and its exponential would outgrow a float
 _LEAST = 1e-12
 
@@ -49,14 +50,18 @@ class ExpectedFront:
         return order(self.goal, self.losses, self.front.sizes, self.float32_bytes)
 
     def _corrected(self, measured: Mapping[int, float]) -> Floats:
-        """The losses of the costs times a factor, which is interpolated between the evaluated points (log on log)."""
+        """The losses of the costs times a factor, a power of the costs between any two evaluated points.
+
+        Beyond them the power goes on, within POWERS; one point alone gives the same factor everywhere.
+        """
         costs = np.maximum(self.front.costs, _LEAST)
         points = sorted((point for point, loss in measured.items() if np.isfinite(loss)), reverse=True)
         if not points:
             return self._loss(costs)
         nats = np.maximum(self._nats(np.array([measured[point] for point in points])), _LEAST)
-        factors = (nats / costs[points]).clip(1 / LARGEST_CORRECTION, LARGEST_CORRECTION)
-        return self._loss(costs * np.exp(np.interp(np.log(costs), np.log(costs[points]), np.log(factors))))
+        factors = np.log((nats / costs[points]).clip(1 / LARGEST_CORRECTION, LARGEST_CORRECTION))
+        table = _extended(np.log(costs[points]), factors, np.log(costs[[-1, 0]]))
+        return self._loss(costs * np.exp(np.interp(np.log(costs), *table)))
 
     def _loss(self, nats: Floats) -> Floats:
         """What costs stand for, were they exact. Derived: perplexity grows by e^nats, a share falls by the nats."""
@@ -73,6 +78,13 @@ class ExpectedFront:
         """The whole of the metric, in the budget's unit: all answers, or the baseline's perplexity."""
         whole = 1.0 if self.goal.higher_is_better else abs(self.goal.baseline)
         return max(whole, _LEAST) / max(self.goal.unit, _LEAST)
+
+
+def _extended(x: Floats, y: Floats, ends: Floats) -> tuple[Floats, Floats]:
+    """Points on lines, `x` rising, with the first and the last line drawn on to the two ends of the axis."""
+    slopes = (np.diff(y) / np.maximum(np.diff(x), _LEAST)).clip(*POWERS) if len(x) > 1 else np.zeros(1)
+    drawn = y[[0, -1]] + slopes[[0, -1]] * (ends - x[[0, -1]])
+    return np.concatenate((ends[:1], x, ends[1:])), np.concatenate((drawn[:1], y, drawn[1:]))
 
 
 def order(goal: Goal, losses: Floats, sizes: npt.NDArray[np.int64], float32_bytes: int) -> Floats:

@@ -24,7 +24,7 @@ from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 
 VERIFICATIONS = 8  # points of the front that are evaluated, at most
 MOVES = 2  # exchanges that are tried, at most
-HALVING = 4  # evaluations after which the smallest is sought by halving, and no more where it is expected
+HALVING = 5  # evaluations after which the smallest is sought by halving, and no more where it is expected
 NEAR = 0.01  # points whose sizes differ by a smaller share count as one
 HEADER = 16  # bytes by which the header of a file may differ, for each site
 
@@ -66,7 +66,7 @@ class KnapsackSearch(Strategy):
     """
 
     def __init__(self, anatomy: Anatomy, options: Options, goal: Goal, costs: Costs | None = None) -> None:
-        super().__init__(options.limit)
+        super().__init__(options.max_evaluations)
         self._anatomy, self._options, self._goal = anatomy, options, goal
         self._formats, self._sites = options.formats, options.matrices(anatomy)
         self._costs = costs or Costs.by_bits([(site.name, site.numel) for site in self._sites], self._formats)
