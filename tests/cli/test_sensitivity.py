@@ -29,7 +29,7 @@ def test_the_terminal_shows_the_ranking(run):
     shown = (run / "stdout").read_text()
     for word in ("all attention blocks", "attention 1", "output", "int2-row", "95 % interval", "KL (nats)", "flipped"):
         assert word in shown
-    assert "20 windows of the search split" in shown and "KL: mean over 320 rows" in shown
+    assert "20 windows of the search split" in shown and "the mean over 320 rows" in shown
     assert "--windows 20 finds these evaluations" in shown
     told = (run / "stderr").read_text()
     assert "8 evaluations of about" in told and "minutes" in told
@@ -55,7 +55,7 @@ def test_json_has_every_line_and_the_same_command_measures_nothing(run, words, c
 
 def test_a_search_of_the_folder_is_the_same_study(run, call, checkpoint, text):
     words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "900%", *SURE, "--context", 16)
-    result = call(*words, "--windows", 20, "--precisions", "4", "--limit", 3, "-o", run)
+    result = call(*words, "--windows", 20, "--precisions", "4", "-o", run)
     assert result.exit_code == 0, result.stderr
 
 
@@ -87,4 +87,4 @@ def test_what_is_not_known_is_refused(refused, words, tmp_path, extra, told):
 
 def test_other_windows_are_another_study(refused, words, run):
     told = refused(*words, "--windows", "all", "--widths", "2", "-o", run)
-    assert "belongs to another study: data.search" in told
+    assert "belongs to another study" in told and "search" in told

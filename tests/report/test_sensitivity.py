@@ -39,7 +39,7 @@ def test_the_page_holds_every_figure_once_and_no_hostile_text(run, found):
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
     assert text.count("<tr>") == 1 + len(found.ranked())
     drawn = json.loads(text.split('<script type="application/json" id="figures">')[1].split("</script>")[0])
-    assert list(drawn) == ["divergence", "loss", "flipped", "drift"]
+    assert list(drawn) == ["loss", "divergence", "flipped", "drift"]
     assert all(f'id="{name}"' in text for name in drawn)
     assert (run / "figures" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
 
@@ -53,7 +53,7 @@ def test_the_heat_map_is_of_the_lines(found):
     for name, row in zip(cells.names, cells.lines, strict=True):
         place = cells.names.index(name)
         assert [line.name for line in row] == [name, name]
-        assert trace["text"][place] == [f"{line.divergence:.2g}" for line in row]
+        assert trace["text"][place] == [f"{line.loss:.2g}" for line in row]
 
 
 def test_half_a_study_is_drawn_too(found):

@@ -134,8 +134,8 @@ def _print(found: "Sensitivity") -> None:
     )
     print_table(heads, [_row(found, line) for line in ranked[:SHOWN]], title, texts=2)
     if len(ranked) > SHOWN:
-        print(f"The first {SHOWN} of {len(ranked):,}, by KL; the report and --json have all.")
-    print(f"KL: mean over {ranked[0].rows:,} rows of logits, all else on the units of the title.")
+        print(f"The first {SHOWN} of {len(ranked):,}, by loss; the report and --json have all.")
+    print(f"By loss, then by KL, which is the mean over {ranked[0].rows:,} rows of logits and has less noise.")
     if spiking:
         print("flipped: share of spikes that differ; rate: change of the firing rate, in points; drift: mean |h_q - h|")
         print("over std h of the membrane potential. Means over the neuron layers, on the first batch.")

@@ -91,7 +91,7 @@ def _lines(found: Sensitivity) -> str:
     )
     rows = "\n".join(_row(found, line) for line in found.ranked())
     return (
-        '<section class="long"><h2>Ranking</h2><p>By the divergence of the logits; a part with the same sites as a'
+        '<section class="long"><h2>Ranking</h2><p>By the measured loss, then by KL; a part with the same sites as a'
         " wider one is not repeated. Press a heading to sort.</p>"
         f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>'
         "</table></div></section>"

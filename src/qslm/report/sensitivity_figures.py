@@ -35,12 +35,10 @@ def quantities(found: Sensitivity) -> list[Quantity]:
     task, unit = found.about["task"], " (points)" if found.about["kind"] == "points" else ""
     title = f"{task['metric']} {'lost' if task['higher_is_better'] else 'above the baseline'}{unit}"
     every = [
-        Quantity(
-            "divergence", "KL divergence of the logits", "nats to the float network", lambda line: line.divergence
-        ),
-        Quantity("loss", title, "positive is worse", lambda line: line.loss),
-        Quantity("flipped", "Flipped spikes", "share, mean over the neuron layers", lambda line: line.flipped),
-        Quantity("drift", "Membrane drift", "mean |h_q - h| / std h, mean over the layers", lambda line: line.drift),
+        Quantity("loss", title, "positive is worse", lambda ln: ln.loss),
+        Quantity("divergence", "KL divergence of the logits", "nats to the float network", lambda ln: ln.divergence),
+        Quantity("flipped", "Flipped spikes", "share, mean over the neuron layers", lambda ln: ln.flipped),
+        Quantity("drift", "Membrane drift", "mean |h_q - h| / std h, mean over the layers", lambda ln: ln.drift),
     ]
     return [quantity for quantity in every if any(quantity.of(line) is not None for line in found.lines)]
 

@@ -62,11 +62,11 @@ class Sensitivity:
     planned: int
 
     def ranked(self) -> list[Line]:
-        """The lines by falling divergence; of parts with the same sites (a block of one site) the widest part alone."""
+        """The lines by falling loss, where that is equal by falling divergence; parts with the same sites once."""
         first: dict[str, Line] = {}
         for line in self.lines:
             first.setdefault(line.key, line)
-        return sorted(first.values(), key=lambda line: -line.divergence)
+        return sorted(first.values(), key=lambda line: (-line.loss, -line.divergence))
 
     def to_dict(self) -> dict[str, Any]:
         """The study as JSON values."""
