@@ -1,9 +1,11 @@
 """What every format at every site is expected to lose, from one forward and backward pass of the float network."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,27 +48,56 @@ def estimate_costs(
     F is the diagonal of the Fisher information, E[g^2] over samples and over labels drawn from the network's own
     predictions, so that c is the second-order term of the KL divergence to the float network (LeCun et al. 1990,
     "Optimal brain damage"; Kirkpatrick et al. 2017). Through spikes g is the surrogate gradient: an estimate, which
-    proposes and never decides. The sum over sites leaves interactions out.
+    proposes and never decides. The sum over sites leaves interactions out. No format is expected to lose less than one
+    of more bits.
 
-    The text is the task's split "calibrate", or where it has none the first batches of "search". Where the network
-    gives no logits `(..., classes)`, or nothing has a gradient, c follows from the bits alone (`Costs.by_bits`).
-    Weights, mode and global random state are left as they were. Takes the memory of the weights a second time.
+    The text is the task's split "calibrate", or where it has none "search": a sample of about TOKENS tokens, always
+    the same. A matrix that no gradient reaches is expected to lose as much a number as the others do. Where none is
+    reached, the network gives no logits `(..., classes)`, or they or the gradients are not finite, c follows from the
+    bits alone (`Costs.by_bits`).
+
+    Weights, mode, gradients and global random state are left as they were. Takes the memory of the weights a second
+    time. Raises what the task and the network raise.
     """
     sites = [site for site in anatomy.sites if not site.is_vector]
     weights = dict(model.named_parameters(remove_duplicate=False))
     fisher = _fisher(model, {site.name: weights[site.name] for site in sites}, task, progress)
     work = (1 + BACKWARD) * fisher.tokens * len(anatomy.blocks)
-    fallback = Costs.by_bits([(site.name, site.numel) for site in sites], formats)
-    values: dict[tuple[str, Format], float] = {}
-    for site in progress.track(sites, len(sites), "rounding every site at every width"):
-        weight = weights[site.name].detach().cpu()
-        least = 0.0
-        for fmt in sorted(formats, key=lambda one: one.bits, reverse=True):
-            error = round_site(weight, fmt, quantizer, name=site.name).dequantize().sub_(weight).square_()
-            cost = float(error.mul_(fisher.sums[site.name]).sum(dtype=torch.float64)) / (2 * max(fisher.predictions, 1))
-            least = max(least, cost or fallback.of(site.name, fmt))
-            values[site.name, fmt] = least
-    return Estimate(Costs(values), fisher.samples, fisher.tokens, work)
+    numel = {site.name: site.numel for site in sites}
+    if fisher.sums:
+        values: dict[tuple[str, Format], float] = {}
+        for site in progress.track(sites, len(sites), "rounding every site at every width"):
+            if site.name in fisher.sums:
+                costs = _site_costs(weights[site.name], fisher, site.name, formats, quantizer)
+                values |= {(site.name, fmt): cost for fmt, cost in costs.items()}
+        if np.isfinite(list(values.values())).all():
+            return Estimate(_with_unreached(values, numel, formats), fisher.samples, fisher.tokens, work)
+    return Estimate(Costs.by_bits(numel.items(), formats), fisher.samples, fisher.tokens, work)
+
+
+def _site_costs(
+    weight: Tensor, fisher: "_Fisher", name: str, formats: Sequence[Format], quantizer: str
+) -> dict[Format, float]:
+    """c of one site in every format, which does not fall as bits do."""
+    weight = weight.detach().cpu()
+    costs: dict[Format, float] = {}
+    least = 0.0
+    for fmt in sorted(formats, key=lambda one: one.bits, reverse=True):
+        error = round_site(weight, fmt, quantizer, name=name).dequantize().sub_(weight).square_()
+        cost = float(error.mul_(fisher.sums[name]).sum(dtype=torch.float64)) / (2 * fisher.predictions)
+        costs[fmt] = least = max(least, cost)
+    return costs
+
+
+def _with_unreached(
+    values: dict[tuple[str, Format], float], numel: Mapping[str, int], formats: Sequence[Format]
+) -> Costs:
+    """The costs, and those of the sites without any: the others' cost a number, for each of theirs."""
+    reached = {name for name, _ in values}
+    total = sum(numel[name] for name in reached)
+    means = {fmt: sum(values[name, fmt] for name in reached) / total for fmt in formats}
+    rest = {(name, fmt): numel[name] * means[fmt] for name in numel.keys() - reached for fmt in formats}
+    return Costs({**values, **rest})
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +111,7 @@ class _Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Fisher:
-    """The sum of the squared gradient of each site over the samples, and what it was summed over."""
+    """The sum of the squared gradient of each site that one reached, over the samples, and what it was summed over."""
 
     sums: dict[str, Tensor]
     samples: int
@@ -89,72 +120,102 @@ class _Fisher:
 
 
 def _fisher(model: nn.Module, live: Mapping[str, nn.Parameter], task: Task, progress: Progress) -> _Fisher:
-    sums = {name: torch.zeros(weight.shape) for name, weight in live.items()}
-    wanted = {weight: weight.requires_grad for weight in model.parameters()}
     generator = torch.Generator().manual_seed(SEED)
+    sums: dict[str, Tensor] = {}
     samples = tokens = predictions = 0
-    hooks = []
-    try:
-        with evaluation_mode(model):
-            drawn = _samples(model, task)
-            for weight in wanted:
-                weight.requires_grad_(any(weight is one for one in live.values()))
-            hooks = [weight.register_post_accumulate_grad_hook(_adder(sums[name])) for name, weight in live.items()]
-            for sample in progress.track(drawn, len(drawn), "what to expect"):
-                logits = _logits(model, sample)
-                if logits is None:
-                    break
-                labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
-                F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
-                samples, tokens, predictions = samples + 1, tokens + sample.tokens, predictions + len(logits)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for weight, value in wanted.items():
-            weight.grad = None
-            weight.requires_grad_(value)
+    with evaluation_mode(model), _only(live.values(), model), _summing(live, sums):
+        drawn = _samples(model, task, generator)
+        for sample in progress.track(drawn, len(drawn), "what to expect"):
+            reset_state(model)
+            samples, tokens = samples + 1, tokens + sample.tokens
+            logits = _logits(model, sample)
+            if logits is None:
+                sums.clear()
+                break
+            labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+            F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
+            predictions += len(logits)
     return _Fisher(sums, samples, tokens, predictions)
 
 
 def _logits(model: nn.Module, sample: _Sample) -> Tensor | None:
     """The logits of a sample as (predictions, classes) that can be differentiated; None where there are none."""
-    reset_state(model)
-    with torch.enable_grad():
-        logits = model(*sample.arguments, **sample.keywords)
+    logits = model(*sample.arguments, **sample.keywords)
     if not isinstance(logits, Tensor) or logits.dim() < 2 or not logits.requires_grad:
         return None
-    return logits.flatten(0, -2).float()
+    return logits.flatten(0, -2).float() if bool(logits.isfinite().all()) else None
 
 
-def _adder(total: Tensor) -> Callable[[Tensor], None]:
-    """A hook that adds the square of a weight's gradient to `total` and drops the gradient."""
+@contextmanager
+def _only(chosen: Iterable[nn.Parameter], model: nn.Module) -> Iterator[None]:
+    """Gradients are made for the chosen parameters alone; at the end everything is as it was, the neurons at rest."""
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    wanted = set(chosen)
+    try:
+        for parameter, _, _ in before:
+            parameter.grad = None
+            parameter.requires_grad_(parameter in wanted)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, requires_grad, gradient in before:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+        reset_state(model)
 
-    def add(weight: Tensor) -> None:
-        if weight.grad is not None:
-            total.add_(weight.grad.detach().to(total).square_())
-            weight.grad = None
 
-    return add
+@contextmanager
+def _summing(live: Mapping[str, nn.Parameter], sums: dict[str, Tensor]) -> Iterator[None]:
+    """Every gradient is squared, added to the sum of its site in float32, and dropped as soon as it is there."""
+
+    def adder(name: str) -> Callable[[Tensor], None]:
+        def add(weight: Tensor) -> None:
+            if weight.grad is not None:
+                square = weight.grad.detach().to("cpu", torch.float32).square_()
+                weight.grad = None
+                sums[name] = sums[name].add_(square) if name in sums else square
+
+        return add
+
+    hooks = [weight.register_post_accumulate_grad_hook(adder(name)) for name, weight in live.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _Called(Exception):  # noqa: N818 - it is no error: it ends a call whose arguments are all that is wanted
     """The network was called."""
 
 
-def _samples(model: nn.Module, task: Task) -> list[_Sample]:
-    """The first samples of the calibration text, one row of a batch each, cut to SAMPLE_TOKENS."""
+def _samples(model: nn.Module, task: Task, generator: torch.Generator) -> list[_Sample]:
+    """A sample of the calibration text: a row of every batch in random order, then a second one, until TOKENS.
+
+    A row has SAMPLE_TOKENS at most.
+    """
+    batches = _calibration(task)
+    order = torch.randperm(len(batches), generator=generator).tolist()
     found: list[_Sample] = []
-    for batch in _calibration(task):
-        arguments, keywords = _arguments(model, task, batch)
-        ids = next((one for one in (*arguments, *keywords.values()) if isinstance(one, Tensor) and one.dim() > 1), None)
-        if ids is None:
-            break
-        for row in range(len(ids)):
-            if sum(sample.tokens for sample in found) >= TOKENS:
+    tokens = row = 0
+    while order:
+        remaining = []
+        for index in order:
+            arguments, keywords = _arguments(model, task, batches[index])
+            tensors = [one for one in (*arguments, *keywords.values()) if isinstance(one, Tensor)]
+            ids = next((one for one in tensors if one.dim() > 1), None)
+            if ids is None:
                 return found
-            cut = _Cut(row, tuple(ids.shape[:2]))
+            if row >= len(ids):
+                continue
+            cut = _Cut(row, len(ids), ids.shape[1])
             named = {name: cut(value) for name, value in keywords.items()}
             found.append(_Sample(tuple(map(cut, arguments)), named, min(ids.shape[1], SAMPLE_TOKENS)))
+            tokens += found[-1].tokens
+            if tokens >= TOKENS:
+                return found
+            remaining.append(index)
+        order, row = remaining, row + 1
     return found
 
 
@@ -185,12 +246,17 @@ def _arguments(model: nn.Module, task: Task, batch: Any) -> tuple[tuple[Any, ...
 
 @dataclass(frozen=True)
 class _Cut:
-    """Takes one row, and the first tokens of it, of everything that has the shape of the ids."""
+    """Takes one row of every tensor that has `rows` of them, and its first tokens where it has `tokens` of those."""
 
     row: int
-    shape: tuple[int, ...]
+    rows: int
+    tokens: int
 
     def __call__(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or tuple(value.shape[:2]) != self.shape:
+        if not isinstance(value, Tensor):
             return value
-        return value[self.row : self.row + 1, :SAMPLE_TOKENS].clone()
+        if value.dim() and len(value) == self.rows:
+            value = value[self.row : self.row + 1]
+            if value.dim() > 1 and value.shape[1] == self.tokens:
+                value = value[:, :SAMPLE_TOKENS]
+        return value.clone()  # what was made in inference mode takes no part in a gradient

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from qslm.allocation import Allocation
+from qslm.errors import StudyError
 from qslm.formats import Format
 
 
@@ -11,10 +13,16 @@ from qslm.formats import Format
 class Costs:
     """The expected loss of each (site name, format) alone, not negative; in nats per token or sentence.
 
-    What is not listed is expected to lose nothing. An expectation orders and proposes, it never decides.
+    What is not listed is expected to lose nothing. An expectation orders and proposes, it never decides. Raises
+    StudyError on a cost that is negative or not finite.
     """
 
     values: Mapping[tuple[str, Format], float]
+
+    def __post_init__(self) -> None:
+        for (site, fmt), cost in self.values.items():
+            if not 0 <= cost < inf:
+                raise StudyError(f"A loss of {cost} is expected of {site} at {fmt}.", "Give finite losses, 0 or more.")
 
     def of(self, site: str, format: Format) -> float:
         """The expected loss of one site in one format."""
