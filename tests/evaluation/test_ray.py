@@ -1,6 +1,7 @@
 """Evaluations on a real Ray cluster of several nodes on this machine."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -90,9 +91,17 @@ def test_accidents_and_errors_on_a_cluster(ray, cluster, model, allocations, alo
             with pytest.raises(StudyError, match="3 workers in a row ended at batch 5"):
                 pool.measure(allocations[0], "search")
         assert any("is gone" in message for message in listener.messages)
+        with pytest.raises(StudyError, match="0 workers measure nothing"):
+            make_pool(model, anatomy, dying, ray=cluster.address, workers=0)
         assert ray.is_initialized()
     finally:
         ray.shutdown()
+
+
+def place_of(actor):
+    import ray
+
+    return ray.get_runtime_context().get_node_id(), os.getpid()
 
 
 @own_warnings
@@ -100,14 +109,17 @@ def test_a_lost_node_loses_nothing_and_a_new_one_joins(ray, cluster, model, allo
     task = Troubled(model, slow=0.05)
     with make_pool(model, find_anatomy(model), task, listener, ray=cluster.address, threads=1) as pool:
         pool.measure(allocations[0], "search")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while len(pool._queue._idle) < 2:  # until both actors are there
             assert time.monotonic() < deadline
             pool.measure(allocations[0], "search")
+        calls = [actor.__ray_call__.remote(place_of) for actor in pool._crew._actors.values()]
+        victim = dict(ray.get(calls))[cluster.last.node_id]
 
         def remove(losses):
             if len(losses.values) == 20:
                 cluster.remove_node(cluster.last, allow_graceful=False)
+                os.kill(victim, signal.SIGKILL)  # a machine takes all its processes along
             return False
 
         found = pool.measure(allocations[1], "search", stop=remove)

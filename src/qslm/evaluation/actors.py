@@ -16,9 +16,9 @@ from qslm.evaluation.workers import Answer, Crew, Failed, Job, Lost, Ready, Sett
 class Actors(Crew):
     """As many actors as the cluster at `address` has CPUs for their threads, or `count` of them.
 
-    `address` is what `ray.init` takes: "auto", "HOST:6379", or "local" for a cluster of this machine alone. Where
-    Ray is connected already, that connection is used, and left. The weights go to the cluster once, and lie once
-    in each machine's object store. Raises StudyError when Ray is not installed or the cluster cannot be reached.
+    `address` is what `ray.init` takes, such as the "HOST:PORT" of the head. Where Ray is connected already, that
+    connection is used, and left. The weights are put into the object store once; an actor has a copy of its own to
+    round into. Raises StudyError when Ray is not installed or the cluster cannot be reached.
     """
 
     def __init__(self, content: Any, address: str, settings: Settings, count: int | None = None) -> None:

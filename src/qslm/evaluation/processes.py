@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import DupFd
 from typing import Any, BinaryIO, cast
 
-from qslm.errors import StudyError
 from qslm.evaluation.parcel import write_parcel
 from qslm.evaluation.workers import Answer, Crew, Job, Lost, Ready, Settings, Worker, failure, surroundings
 
@@ -29,8 +28,6 @@ class Processes(Crew):
     """
 
     def __init__(self, content: Any, count: int, settings: Settings) -> None:
-        if count < 1:
-            raise StudyError(f"{count} workers measure nothing.", "Give 1 or more.")
         self.count = count
         self._settings = settings.shared_by(count)
         self._memory = _nameless_file()

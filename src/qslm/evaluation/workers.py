@@ -31,7 +31,9 @@ class Settings:
     cache_bytes: int
 
     def shared_by(self, count: int) -> "Settings":
-        """The settings of each of `count` workers: each keeps outputs for its own batches only."""
+        """The settings of each of `count` workers: each keeps outputs for its own batches only. Raises StudyError."""
+        if count < 1:
+            raise StudyError(f"{count} workers measure nothing.", "Give 1 or more.")
         return Settings(self.threads, self.cache_bytes // count)
 
 
