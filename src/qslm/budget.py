@@ -20,10 +20,14 @@ _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an allocation keeps the quality limit and the memory limit."""
+    """Whether an allocation keeps the quality limit and the memory limit.
+
+    undecided: an evaluation that ended early does not say whether the quality limit is kept; then it is not.
+    """
 
     quality_ok: bool
     memory_ok: bool
+    undecided: bool = False
 
     @property
     def accepted(self) -> bool:

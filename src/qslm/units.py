@@ -1,4 +1,4 @@
-"""Amounts of memory, as people write and read them: MB is 10^6 bytes, MiB is 2^20 bytes."""
+"""Amounts of memory and of time, as people write and read them: MB is 10^6 bytes, MiB is 2^20 bytes."""
 
 import re
 from fractions import Fraction
@@ -7,6 +7,14 @@ from qslm.errors import BudgetError
 
 MB = 10**6
 MiB = 2**20
+
+
+def spell_duration(seconds: float) -> str:
+    """A time in words: `12 s`, `3.4 minutes`, `2.0 hours`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
 
 _UNITS = {
     "b": 1,

@@ -121,7 +121,7 @@ def test_greedy_freezes_what_breaks_alone(anatomy):
 def test_what_exceeds_the_memory_is_not_asked(anatomy, name):
     """A budget just above the lowest precision: not one in a million even draws would keep it."""
     tight = goal(Options().smallest(anatomy).footprint().file + 400)
-    asked, _ = run(anatomy, Options(strategy=name, limit=30), tight, additive(anatomy))
+    asked, _ = run(anatomy, Options(strategy=name, max_evaluations=30), tight, additive(anatomy))
     assert all(tight.keeps_memory(p.allocation) for p in asked)
     assert len(asked) == 30
 
@@ -131,7 +131,10 @@ def test_the_seed_alone_decides(anatomy, name):
     """Other seeds draw otherwise, and no global generator is read or moved."""
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     first, again, other = (
-        [p.allocation.key for p in run(anatomy, Options(strategy=name, limit=25, seed=s), goal(), additive(anatomy))[0]]
+        [
+            p.allocation.key
+            for p in run(anatomy, Options(strategy=name, max_evaluations=25, seed=s), goal(), additive(anatomy))[0]
+        ]
         for s in (1, 1, 2)
     )
     assert first == again != other
@@ -142,7 +145,7 @@ def test_the_seed_alone_decides(anatomy, name):
 def test_samplers_learn(anatomy, name):
     """Half of the matrices cost 100 times: what is drawn late is smaller, of what holds, than a uniform precision."""
     sensitive = {site.name for site in anatomy.sites[::2]}
-    asked, told = run(anatomy, Options(strategy=name, limit=200), goal(), additive(anatomy, sensitive))
+    asked, told = run(anatomy, Options(strategy=name, max_evaluations=200), goal(), additive(anatomy, sensitive))
     uniform = run(anatomy, Options(strategy="uniform"), goal(), additive(anatomy, sensitive))
     held = [o.quality_ok for o in told]
     assert sum(held[100:]) > sum(held[10:60])
@@ -154,7 +157,7 @@ def test_tpe_minimizes_what_the_budget_prefers(anatomy):
     sizes = {}
     for mu in (0.0, 1000.0):
         free = Goal(Budget(None, None, "relative", mu=mu), 20.0, False)
-        asked, _ = run(anatomy, Options(strategy="tpe", limit=60), free, additive(anatomy))
+        asked, _ = run(anatomy, Options(strategy="tpe", max_evaluations=60), free, additive(anatomy))
         sizes[mu] = np.mean([p.allocation.footprint().file for p in asked[30:]])
     assert sizes[1000.0] < sizes[0.0]
 
@@ -162,7 +165,7 @@ def test_tpe_minimizes_what_the_budget_prefers(anatomy):
 def keys_asked():
     """The keys of what both samplers ask, over several generations."""
     network = find_anatomy(SpikingEncoder())
-    options = [Options(strategy=name, limit=60) for name in ("tpe", "nsga2")]
+    options = [Options(strategy=name, max_evaluations=60) for name in ("tpe", "nsga2")]
     return [p.allocation.key for one in options for p in run(network, one, goal(), additive(network))[0]]
 
 
@@ -180,7 +183,7 @@ def test_the_log_of_optuna_is_as_loud_as_it_was(anatomy, capfd):
     import optuna
 
     before = optuna.logging.get_verbosity()
-    make_strategy("tpe", anatomy, Options(limit=2), goal()).ask()
+    make_strategy("tpe", anatomy, Options(max_evaluations=2), goal()).ask()
     assert optuna.logging.get_verbosity() == before
     assert capfd.readouterr() == ("", "")
 

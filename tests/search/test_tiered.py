@@ -133,12 +133,12 @@ def test_a_tied_head_is_decided_with_the_input():
 
 
 def test_a_limit_ends_the_search(anatomy):
-    search = TieredSearch(anatomy, Options(limit=7))
+    search = TieredSearch(anatomy, Options(max_evaluations=7))
     assert not search.limited
     assert len(run(search, 1500.0)) == 7 == search.maximum_evaluations
     assert search.limited
     whole = TieredSearch(anatomy)
-    enough = TieredSearch(anatomy, Options(limit=len(run(whole, 1500.0))))
+    enough = TieredSearch(anatomy, Options(max_evaluations=len(run(whole, 1500.0))))
     run(enough, 1500.0)
     assert not whole.limited and not enough.limited
 

@@ -212,11 +212,11 @@ def test_what_saves_no_byte_of_the_checkpoints_file_is_no_answer(encoder, tmp_pa
 def test_a_limit_that_ran_out_is_said(encoder, tmp_path):
     model, task = encoder
     listener = Talkative()
-    selection = search(model, task, budget=DROP, output=tmp_path, options=Options(limit=2), progress=listener)
+    selection = search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=2), progress=listener)
     assert selection.stopped == "limit" == read(tmp_path, "selection.json")["stopped"]
     assert any("--limit 2 is reached" in text for text in listener.heard)
     assert select(tmp_path).stopped == "limit"
-    whole = search(model, task, budget=DROP, output=tmp_path, options=Options(limit=10_000))
+    whole = search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=10_000))
     assert whole.stopped is None and whole.selected.bytes < selection.selected.bytes
     assert select(tmp_path).stopped is None
 
@@ -224,8 +224,10 @@ def test_a_limit_that_ran_out_is_said(encoder, tmp_path):
 def test_where_nothing_is_accepted_under_a_limit_the_remedy_is_to_raise_it(encoder, tmp_path):
     model, task = encoder
     smallest = Options().smallest(find_anatomy(model)).footprint().file
-    with pytest.raises(StudyError, match="Raise --limit"):
-        search(model, task, budget=Budget(smallest, 30.0, "points"), output=tmp_path, options=Options(limit=1))
+    with pytest.raises(StudyError, match="Raise --max-evaluations"):
+        search(
+            model, task, budget=Budget(smallest, 30.0, "points"), output=tmp_path, options=Options(max_evaluations=1)
+        )
 
 
 def test_the_remedy_lets_the_closest_in(encoder, tmp_path):
@@ -259,12 +261,12 @@ def test_a_limit_that_the_sample_cannot_show_is_refused(encoder, tmp_path):
 def test_another_study_in_the_same_folder_is_refused(encoder, tmp_path, change, named):
     model, task = encoder
     threads = torch.get_num_threads()
-    search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1))
+    search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1))
     kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     change(model, task)
     try:
         with pytest.raises(LedgerError, match=named):
-            search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1))
+            search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1))
     finally:
         torch.set_num_threads(threads)
     assert kept == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -276,11 +278,11 @@ def test_two_studies_at_once_in_one_folder_are_refused(encoder, tmp_path):
     class Impatient(Talkative):
         def message(self, text):
             with pytest.raises(LedgerError, match="Another study is running"):
-                search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1))
+                search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1))
             self.heard.append(text)
 
     listener = Impatient()
-    search(model, task, budget=DROP, output=tmp_path, options=Options(limit=1), progress=listener)
+    search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1), progress=listener)
     assert len(listener.heard) > 2
 
 
@@ -315,17 +317,17 @@ def test_a_changed_measuring_file_is_named(encoder, tmp_path, monkeypatch):
     kernels = [name for name in files if name.endswith(".so")]
     assert len(kernels) == 1 and "_native" in kernels[0]
     assert {"models/wkv.py", "tasks/perplexity.py", "allocation.py"} <= files.keys()
-    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(limit=1))
+    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(max_evaluations=1))
     for name in (kernels[0], "models/wkv.py"):
         altered = tmp_path / "altered"
         altered.write_bytes(files[name].read_bytes() + b"\n")
         monkeypatch.setattr(identity, "measuring_files", lambda name=name: {**files, name: tmp_path / "altered"})
         identity.code_digest.cache_clear()
         with pytest.raises(LedgerError, match=r"code\.digest was"):
-            search(model, task, budget=DROP, output=tmp_path / "run", options=Options(limit=1))
+            search(model, task, budget=DROP, output=tmp_path / "run", options=Options(max_evaluations=1))
     monkeypatch.undo()
     identity.code_digest.cache_clear()
-    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(limit=1))
+    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(max_evaluations=1))
 
 
 def test_weights_that_float32_cannot_hold_are_refused_before_anything_is_done(encoder, tmp_path):

@@ -82,4 +82,5 @@ def print_selection(selection: "Selection") -> None:
         f"selected: {chosen.note}"
     )
     if selection.stopped:
-        print("The search stopped at its --limit and had more to try; with a higher one the same command goes on.")
+        print(f"The search stopped at its --max-{selection.stopped} and had more to try:")
+        print("with a higher one the same command goes on.")

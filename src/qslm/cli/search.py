@@ -105,7 +105,7 @@ def search(
         signs=signs,
         quantizer=quantizer,
         order=cast("BlockOrder", order),
-        limit=limit,
+        max_evaluations=limit,
     )
     anatomy = find_anatomy(load_skeleton(checkpoint))
     budget = make_budget(anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)

@@ -15,15 +15,13 @@ from qslm.anatomy import Anatomy, Site, find_anatomy
 from qslm.errors import StudyError, TaskError
 from qslm.evaluation.chain import BlockChain
 from qslm.evaluation.evaluation import Evaluation
-from qslm.evaluation.parts import Parts, consecutive
+from qslm.evaluation.parts import Parts, Stop, consecutive
 from qslm.evaluation.prefix import PREFIX_BYTES, PrefixCache
 from qslm.formats import Format
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import round_site
 from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task, Units, as_task
-
-Stop = Callable[[Losses], bool]
 
 
 def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Progress = SILENT) -> Evaluation:

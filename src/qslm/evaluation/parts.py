@@ -1,7 +1,7 @@
 """The losses of batches, as they are measured one after the other, and the evaluation that they make."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,8 @@ from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task, Units
 
 ORDER_SEED = 0
+
+Stop = Callable[[Losses], bool]
 
 
 def shuffled(count: int) -> list[int]:
@@ -28,6 +30,22 @@ def consecutive(parts: Sequence[Losses]) -> list[Units]:
         np.arange(start, start + len(part.values)) if part.units is None else part.units
         for start, part in zip(ends[:-1], parts, strict=True)
     ]
+
+
+def seen(task: Task, known: Evaluation, places: list[Units], stop: Stop) -> Evaluation | None:
+    """What an evaluation that `stop` may end gives, where `known` tells it; None where it needs further batches."""
+    measured = known.losses.units
+    taken = np.zeros(0, np.int64)
+    for index in shuffled(len(places))[:-1]:
+        taken = np.sort(np.concatenate((taken, places[index])))
+        if measured is not None and not np.isin(taken, measured).all():
+            return None
+        losses = known.losses.take(taken)
+        if stop(losses):
+            found = interval(task, losses)
+            value, low, high = found.value, found.low, found.high
+            return replace(known, value=value, low=low, high=high, losses=losses, details={}, complete=False)
+    return known if known.complete else None
 
 
 @dataclass(eq=False)

@@ -33,7 +33,7 @@ class GreedySearch(Strategy):
     """
 
     def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS) -> None:
-        super().__init__(options.limit)
+        super().__init__(options.max_evaluations)
         self._anatomy, self._options, self._formats = anatomy, options, options.formats
 
     @property

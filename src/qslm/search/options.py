@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal
 
 from qslm.allocation import Allocation
@@ -27,8 +28,10 @@ class Options:
     precision replaces its bits. vectors: the float format of one-dimensional parameters. signs: whether a binarized
     embedding is stored as signs. quantizer: how weights are rounded, "clip" or "minmax". strategy: one of NAMES.
     order: of the blocks in the tiered search, by the loss of each alone ("sensitivity") or as they stand
-    ("network"). seed: of the strategies that draw. limit: evaluations at most; random, tpe and nsga2 have no other
-    end and take EVALUATIONS where it is None. Raises AllocationError or FormatError on what makes no search.
+    ("network"). seed: of the strategies that draw. max_evaluations: random, tpe and nsga2
+    have no other end and take EVALUATIONS where it is None. max_seconds: no evaluation begins later. early: whether an
+    evaluation may end once its decision is foretold, and a coarser allocation than one that broke is not measured.
+    Raises AllocationError or FormatError on what makes no search.
     """
 
     precisions: Sequence[int] = PRECISIONS
@@ -37,9 +40,11 @@ class Options:
     signs: bool = True
     quantizer: str = "clip"
     order: Order = "sensitivity"
-    limit: int | None = None
-    strategy: str = "tiered"
+    strategy: str = "knapsack"
     seed: int = 0
+    max_evaluations: int | None = None
+    max_seconds: float | None = None
+    early: bool = True
 
     def __post_init__(self) -> None:
         if not self.precisions:
@@ -50,8 +55,9 @@ class Options:
             raise AllocationError(f"{self.vectors} is no float format.", "Vectors are float32, float16 or bfloat16.")
         if self.order not in ("sensitivity", "network"):
             raise AllocationError(f"There is no order {self.order!r}.", "Choose sensitivity or network.")
-        if self.limit is not None and self.limit < 1:
-            raise AllocationError(f"A limit of {self.limit} evaluations leaves nothing to search.", "Give 1 or more.")
+        for name, most in (("evaluations", self.max_evaluations), ("seconds", self.max_seconds)):
+            if most is not None and not 0 < most < inf:
+                raise AllocationError(f"At most {most:g} {name} leave nothing to search.", "Give 1 or more.")
         if not 0 <= self.seed < SEEDS:
             raise AllocationError(f"{self.seed} is no seed.", f"Give a whole number from 0 to {SEEDS - 1}.")
         check_name(self.strategy)

@@ -31,13 +31,13 @@ class OptunaSearch(Strategy):
     directions: ClassVar[tuple[str, ...]]  # of the objectives
 
     def __init__(self, anatomy: Anatomy, options: Options, goal: Goal) -> None:
-        super().__init__(options.limit or EVALUATIONS)
+        super().__init__(options.max_evaluations or EVALUATIONS)
         self._anatomy, self._options, self._goal, self._optuna = anatomy, options, goal, _import_optuna()
 
     @property
     def maximum_evaluations(self) -> int:
         """The limit: a sampler has no other end."""
-        return self._options.limit or EVALUATIONS
+        return self._options.max_evaluations or EVALUATIONS
 
     @abstractmethod
     def sampler(self) -> Any:

@@ -21,14 +21,14 @@ class RandomSearch(Strategy):
     """
 
     def __init__(self, anatomy: Anatomy, options: Options, goal: Goal) -> None:
-        super().__init__(options.limit or EVALUATIONS)
+        super().__init__(options.max_evaluations or EVALUATIONS)
         self._anatomy, self._options, self._goal = anatomy, options, goal
         self._formats, self._last = options.formats, len(options.formats) - 1
 
     @property
     def maximum_evaluations(self) -> int:
         """The limit: a random search has no other end."""
-        return self._options.limit or EVALUATIONS
+        return self._options.max_evaluations or EVALUATIONS
 
     def steps(self) -> Steps:
         """The draws."""

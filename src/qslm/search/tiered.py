@@ -48,7 +48,7 @@ class TieredSearch(Strategy):
     """
 
     def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS, *, literal: bool = False) -> None:
-        super().__init__(options.limit)
+        super().__init__(options.max_evaluations)
         self._anatomy, self._options, self._literal = anatomy, options, literal
         self._formats, self._matrices = options.formats, set(options.matrices(anatomy))
         self._blocks = tuple(part for part in map(self._block, anatomy.blocks) if part.sites)

@@ -49,7 +49,7 @@ class UniformSearch(Strategy):
     """
 
     def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS) -> None:
-        super().__init__(options.limit)
+        super().__init__(options.max_evaluations)
         self._anatomy, self._options = anatomy, options
 
     @property

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
+from qslm.data.overlap import SIZE, shared_ngrams
 from qslm.digest import update_digest
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluator, reset_state
@@ -18,6 +20,7 @@ from qslm.models.parity import check_recurrent
 from qslm.models.spikegpt import SpikeGPT
 from qslm.tasks.task import Task
 
+SPLITS = ("calibrate", "search", "report")
 RECURRENT_SHAPE = (2, 64)  # sequences and tokens that the recurrent form is checked on
 
 
@@ -73,6 +76,18 @@ def check_ground(evaluator: Evaluator, signs: bool) -> list[Check]:
         found.append(Check("signs", "the embedding as signs reproduces the float logits bit for bit"))
     evaluator.restore()
     return [*found, _check_recurrent(model, original.ids)]
+
+
+def check_overlap(task: Task) -> list[Check]:
+    """Count the runs of 16 words that the splits share: what was seen in one says little new in another."""
+    texts = {split: found for split in SPLITS if (found := task.texts(split)) is not None}
+    pairs = [(one, other) for one, other in combinations(texts, 2)]
+    checks: list[Check] = []
+    for one, other in pairs:
+        overlap = shared_ngrams(texts[one], texts[other])
+        share = f"{overlap.shared:,} of {overlap.total:,} runs of {SIZE} words"
+        checks.append(Check(f"overlap {one}/{other}", f"{share} in the {other} text stand in the {one} text too"))
+    return checks
 
 
 def _first_batch(task: Task) -> Any:

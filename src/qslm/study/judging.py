@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 
 from qslm.allocation import Allocation
-from qslm.budget import Budget, Candidate, Verdict, spell_loss
+from qslm.budget import Budget, Candidate, Decision, Verdict, spell_loss
 from qslm.errors import BudgetError
 from qslm.evaluation import Evaluation
+from qslm.evaluation.parts import Stop
 from qslm.formats import FLOAT32, SIGN
 from qslm.search import Outcome
-from qslm.tasks.statistics import Comparison, compare, is_proportion
-from qslm.tasks.task import Losses, Task
+from qslm.tasks.foretelling import foretell
+from qslm.tasks.statistics import Comparison, Kind, compare, is_proportion
+from qslm.tasks.task import Losses, Task, Units
 
 EXACT = (FLOAT32, SIGN)  # formats that change no output
 BASELINE = "baseline"  # the tier of the float network's own evaluation
@@ -37,7 +39,7 @@ class Judged:
     @property
     def outcome(self) -> Outcome:
         """What a strategy is told."""
-        return Outcome(self.verdict.quality_ok, self.verdict.memory_ok, self.comparison.loss)
+        return Outcome(self.verdict.quality_ok, self.verdict.memory_ok, self.comparison.loss, self.comparison.bound)
 
     @property
     def candidate(self) -> Candidate:
@@ -67,6 +69,9 @@ class Judged:
             "loss_low": self.comparison.low,
             "loss_high": self.comparison.high,
             "bound": self.comparison.bound,
+            "complete": self.evaluation.complete,
+            "units": len(self.evaluation.losses.values),
+            "undecided": self.verdict.undecided,
             "quality_ok": self.verdict.quality_ok,
             "memory_ok": self.verdict.memory_ok,
         }
@@ -113,10 +118,21 @@ def paired(
     """Compare an evaluation with the baseline of the same split, in the unit of the budget.
 
     What is exact by its formats, float32 and signs alone, loses nothing: that needs no sample, so its bound is 0 too.
+    Of an evaluation that ended early it is what is expected of the whole split: the loss on the units seen, and the
+    spread that as many units as there are would have. It tells a strategy where to go and decides nothing.
     """
     if all(fmt in EXACT for _, fmt in allocation.items()):
         return Comparison(0.0, 0.0, 0.0, 0.0)
-    return compare(task, evaluation.losses, baseline.losses, budget.kind)
+    units = evaluation.losses.units
+    if evaluation.complete or units is None:
+        return compare(task, evaluation.losses, baseline.losses, budget.kind)
+    known = baseline.losses.take(units)
+    found = compare(task, evaluation.losses, known, budget.kind)
+    relative = budget.kind == "absolute" and task.log_scale
+    scale = baseline.value / task.reduce(known) if relative else 1.0
+    shrunk = sqrt(len(units) / len(baseline.losses.values))
+    low, high, bound = (found.loss + shrunk * (end - found.loss) for end in (found.low, found.high, found.bound))
+    return Comparison(scale * found.loss, scale * low, scale * high, scale * bound)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +140,16 @@ class Judge:
     """What the evaluations of the search split are judged by.
 
     Whatever the budget says, the model file must have fewer bytes than the checkpoint's: a selection saves.
+    groups: the sampling group of each unit of the split, and looks: how often an evaluation may end early; None where
+    none does (`foretell`).
     """
 
     task: Task
     budget: Budget
     baseline: Evaluation
     checkpoint_bytes: int
+    groups: Units | None = None
+    looks: int = 1
 
     @property
     def most_bytes(self) -> int:
@@ -138,11 +158,33 @@ class Judge:
         return below if self.budget.max_bytes is None else min(below, self.budget.max_bytes)
 
     def judge(self, evaluation: Evaluation, allocation: Allocation, tier: str, note: str) -> Judged:
-        """Compare an evaluation with the baseline and ask the budget about it."""
+        """Compare an evaluation with the baseline and ask the budget about it, or foretell what it would say."""
         found = paired(self.task, self.budget, self.baseline, evaluation, allocation)
         verdict = self.budget.verdict(evaluation.footprint_file, found.loss, found.bound)
+        if not evaluation.complete:
+            foretold = self._keeps(evaluation.losses)
+            verdict = replace(verdict, quality_ok=foretold is True, undecided=foretold is None)
         verdict = replace(verdict, memory_ok=evaluation.footprint_file <= self.most_bytes)
         return Judged(allocation, tier, note, evaluation, found, verdict)
+
+    def stop(self, allocation: Allocation, best: Judged | None) -> Stop | None:
+        """When the evaluation of an allocation may end: once it is foretold whether the quality limit is kept.
+
+        Where the score is preferred a kept limit is not all there is to know, so it ends only once it is foretold that
+        the limit is broken or that the score of `best`, whose evaluation is complete, is not reached.
+        """
+        if self.groups is None:
+            return None
+        if self.budget.prefer == "smallest":
+            return None if self.budget.max_loss is None else lambda losses: self._keeps(losses) is not None
+        reach = None if best is None else self._loss_within_reach(allocation, best)
+
+        def decided(losses: Losses) -> bool:
+            if self.budget.max_loss is not None and self._keeps(losses) is False:
+                return True
+            return reach is not None and self._foretell(losses, *reach, "point") is False
+
+        return decided
 
     def choose(self, judged: Iterable[Judged]) -> Judged | None:
         """The selected one of the accepted evaluations; never the float network, which is the baseline."""
@@ -150,3 +192,52 @@ class Judge:
         candidates = [one.candidate for one in pool.values()]
         found = self.budget.select(candidates, higher_is_better=self.task.higher_is_better)
         return None if found is None else pool[found.key]
+
+    def settling(self, judged: Iterable[Judged], allocation: Allocation) -> Judged | None:
+        """An evaluation that breaks the quality limit with its whole interval while it is nowhere coarser.
+
+        Derived: rounding a site to fewer bits is taken to lose no less. Then the allocation need not be measured.
+        """
+        limit = self.budget.max_loss
+        if limit is None or self.groups is None:
+            return None
+        broken = (one for one in judged if not one.verdict.undecided and one.comparison.low > limit)
+        return next((one for one in broken if _nowhere_finer(allocation, one.allocation)), None)
+
+    def _keeps(self, losses: Losses) -> bool | None:
+        limit = self.budget.max_loss
+        return None if limit is None else self._foretell(losses, self.budget.kind, limit, self.budget.decision)
+
+    def _foretell(self, losses: Losses, kind: Kind, limit: float, decision: Decision) -> bool | None:
+        if self.groups is None:
+            return None
+        rule: dict[str, Any] = {"kind": kind, "decision": decision, "limit": limit}
+        return foretell(self.task, losses, self.baseline.losses, **rule, groups=self.groups, looks=self.looks)
+
+    def _loss_within_reach(self, allocation: Allocation, best: Judged) -> tuple[Kind, float]:
+        """(kind, loss): an allocation that loses more has a worse score than `best`."""
+        ratio = allocation.footprint().tensors / allocation.anatomy.float32_bytes
+        saved = (self.budget.mu or 0.0) * (best.memory_ratio - ratio)
+        if self.task.higher_is_better:
+            kind: Kind = "points" if self.budget.kind == "points" else "absolute"
+            scale = 1.0 if kind == "points" else 0.01
+            return kind, scale * (100 * (self.baseline.value - best.evaluation.value) + saved)
+        return "absolute", best.evaluation.value - self.baseline.value + saved
+
+
+def _nowhere_finer(one: Allocation, other: Allocation) -> bool:
+    """Whether `one` gives no site more bits than `other`, in formats that differ in nothing else."""
+    if one.quantizer != other.quantizer:
+        return False
+    pairs = zip(one.formats, other.formats, strict=True)
+    return all(
+        mine == theirs
+        or (theirs == FLOAT32 and mine.is_integer)
+        or (
+            mine.is_integer
+            and theirs.is_integer
+            and mine.bits < theirs.bits
+            and replace(mine, bits=theirs.bits) == theirs
+        )
+        for mine, theirs in pairs
+    )

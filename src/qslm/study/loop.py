@@ -1,9 +1,11 @@
 """The loop of a study: ask, evaluate, record, tell; then select, report and pack."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from qslm.allocation import Allocation
@@ -11,27 +13,24 @@ from qslm.anatomy import Anatomy, find_anatomy
 from qslm.budget import Budget, spell_loss
 from qslm.errors import AllocationError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
+from qslm.evaluation.estimates import estimate_costs
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS
-from qslm.search import DEFAULT_OPTIONS, Options, Strategy, TieredSearch
+from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
-from qslm.study.checks import Check, check_ground, check_precision
+from qslm.study.checks import check_ground, check_overlap, check_precision
 from qslm.study.identity import identity
 from qslm.study.judging import BASELINE, Judge, Judged, check_kind, check_sample
 from qslm.study.measuring import Measurements
 from qslm.study.packing import write_packed
+from qslm.study.record import Record, peak_memory
 from qslm.study.refusal import nothing_accepted
-from qslm.study.selection import Pair, Selection, make_selection
+from qslm.study.selection import Pair, Selection, Stopped, make_selection
 from qslm.study.subject import LoadedCheckpoint, Subject
 from qslm.tasks.task import Task, as_task
-from qslm.units import format_bytes
+from qslm.units import format_bytes, spell_duration
 
 FLOAT_NOTE = "the float network"
-
-
-def spell_duration(seconds: float) -> str:
-    """A time in words: `12 s`, `3.4 minutes`."""
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
 def search(
@@ -91,34 +90,37 @@ class _Study:
         self.anatomy: Anatomy = measurements.evaluator.anatomy
         self.floats = Allocation.float32(self.anatomy)
         self.judged: dict[str, Judged] = {}
-        self.checks: list[Check] = []
-        self.limited = False
+        self.record = Record(question.subject, self.task, self.anatomy, question.budget, question.options)
+        self.started = time.monotonic()
 
     def conduct(self) -> Selection:
         """The whole study."""
-        run, budget = self.question.run, self.question.budget
+        run, budget, options = self.question.run, self.question.budget, self.question.options
         folder.remove_selection(run)
         self._record()
-        self.checks = check_ground(self.measurements.evaluator, self.question.options.signs)
-        for check in self.checks:
+        self.record.checks = check_ground(self.measurements.evaluator, options.signs)
+        self.record.checks += check_overlap(self.task)
+        for check in self.record.checks:
             self.progress.message(f"{check.name}: {check.finding}")
         baseline = self._baseline()
-        judge = Judge(self.task, budget, baseline, self.question.subject.file_bytes)
         check_kind(self.task, budget, baseline.losses)
         check_sample(self.task, budget, baseline.losses)
-        strategy = TieredSearch(self.anatomy, self.question.options)
-        self._estimate(strategy, baseline)
+        judge = self._judge(baseline)
+        strategy = self._strategy(baseline)
+        self._foresee(strategy, baseline)
         self._search(strategy, judge)
+        chosen = self._chosen(judge)
         self._record()
-        chosen = judge.choose(self.judged.values())
         if chosen is None:
             folder.remove_artifact(run)
-            raise nothing_accepted(judge, self.judged.values(), self.limited)
+            raise nothing_accepted(judge, self.judged.values(), self.record.stopped)
         selection = self._reported(chosen, baseline)
         self._record()
         selection = replace(selection, packed=self._pack(selection.allocation))
         folder.write_json(run / folder.SELECTION, selection.to_dict())
         return selection
+
+    # ---- before the search -------------------------------------------------------------------------------------
 
     def _baseline(self) -> Evaluation:
         baseline = self.measurements.measure(self.floats, "search", BASELINE, FLOAT_NOTE)
@@ -129,47 +131,116 @@ class _Study:
         )
         return baseline
 
-    def _estimate(self, strategy: Strategy, baseline: Evaluation) -> None:
-        most = strategy.maximum_evaluations
+    def _judge(self, baseline: Evaluation) -> Judge:
+        """Who judges the evaluations, and lets them end early where the options say so."""
+        asked = self.task, self.question.budget, baseline, self.question.subject.file_bytes
+        if not self.question.options.early:
+            return Judge(*asked)
+        places = self.measurements.evaluator.places("search")
+        groups = np.arange(len(baseline.losses.values))
+        if not self.task.exchangeable:
+            for number, units in enumerate(places):
+                groups[units] = number
+        self.record.groups = None if self.task.exchangeable else groups.tolist()
+        self.record.looks = len(places) - 1
+        return Judge(*asked, groups, max(len(places) - 1, 1))
+
+    def _strategy(self, baseline: Evaluation) -> Strategy:
+        options, evaluator = self.question.options, self.measurements.evaluator
+        goal = Goal(self.question.budget, baseline.value, self.task.higher_is_better)
+        costs = None
+        if options.strategy == "knapsack":
+            evaluator.restore()
+            asked = options.formats, options.quantizer
+            estimate = estimate_costs(evaluator.model, self.anatomy, self.task, *asked, self.progress)
+            self.record.estimate_work, costs = estimate.work, estimate.costs
+            self.progress.message(
+                f"expected losses: of {len(options.matrices(self.anatomy))} matrices at {len(options.formats)} widths, "
+                f"from {estimate.samples} samples, {estimate.tokens:,} tokens forward and backward"
+            )
+        return make_strategy(options.strategy, self.anatomy, options, goal, costs)
+
+    def _foresee(self, strategy: Strategy, baseline: Evaluation) -> None:
+        """Say before the start how much there is to do."""
+        most = self.record.maximum_evaluations = strategy.maximum_evaluations
+        self._record()
         self.progress.message(
-            f"at most {most:,} evaluations of about {baseline.seconds:.1f} s, so "
+            f"at most {most:,} evaluations of {baseline.tokens:,} tokens, {spell_duration(baseline.seconds)} each, so "
             f"{spell_duration(most * baseline.seconds)}, usually far less; stop at any time, the same command goes on "
             f"from {self.question.run}"
         )
+        kept = self.measurements.evaluator.chain.cache.bytes_bound
+        peak = peak_memory() + self.anatomy.float32_bytes + kept  # the originals beside the rounded weights
+        self.progress.message(f"memory: {format_bytes(peak)} at most, {format_bytes(kept)} of it for kept activations")
+
+    # ---- the search --------------------------------------------------------------------------------------------
 
     def _search(self, strategy: Strategy, judge: Judge) -> None:
-        """Ask until there is nothing left to try.
+        """Ask until there is nothing left to try, or no time.
 
         The first verdict on an allocation is kept: the baseline's on the float network.
         """
         self.judged[self.floats.key] = judge.judge(judge.baseline, self.floats, BASELINE, FLOAT_NOTE)
         while (proposal := strategy.ask()) is not None:
-            allocation, tier, note = proposal.allocation, proposal.tier, proposal.note
-            evaluation = self.measurements.measure(allocation, "search", tier, note)
-            judged = judge.judge(evaluation, allocation, tier, note)
-            self.judged.setdefault(allocation.key, judged)
+            if self._out_of_time():
+                self._stopped("seconds", f"--max-seconds {self.question.options.max_seconds:g}")
+                return
+            strategy.tell(proposal, self._outcome(proposal, judge))
+        if strategy.limited:
+            self._stopped("evaluations", f"--max-evaluations {self.question.options.max_evaluations}")
+
+    def _outcome(self, proposal: Proposal, judge: Judge) -> Outcome:
+        allocation = proposal.allocation
+        settling = None if allocation.key in self.judged else judge.settling(self.judged.values(), allocation)
+        if settling is not None:
+            self.progress.message(f"      {proposal.tier:<11} {proposal.note:<36} settled by {settling.note!r}")
+            return replace(settling.outcome, memory_ok=allocation.footprint().file <= judge.most_bytes)
+        known = [one for one in self.judged.values() if one.evaluation.complete]
+        stop = judge.stop(allocation, judge.choose(known))
+        evaluation = self.measurements.measure(allocation, "search", proposal.tier, proposal.note, stop)
+        judged = judge.judge(evaluation, allocation, proposal.tier, proposal.note)
+        self.judged.setdefault(allocation.key, judged)
+        self._tell_progress(judged)
+        return judged.outcome
+
+    def _chosen(self, judge: Judge) -> Judged | None:
+        """The preferred one of what is accepted; what ended early is measured whole before it can be it."""
+        while (chosen := judge.choose(self.judged.values())) is not None and not chosen.evaluation.complete:
+            asked = chosen.allocation, "search", chosen.tier, chosen.note
+            whole = self.measurements.measure(*asked)
+            judged = judge.judge(whole, chosen.allocation, chosen.tier, chosen.note)
+            self.judged[chosen.allocation.key] = judged
             self._tell_progress(judged)
-            strategy.tell(proposal, judged.outcome)
-        self.limited = strategy.limited
-        if self.limited:
-            self.progress.message(
-                f"stopped: --limit {self.question.options.limit} is reached, and the search had more to try; with a "
-                "higher one the same command goes on"
-            )
+        return chosen
+
+    def _out_of_time(self) -> bool:
+        most = self.question.options.max_seconds
+        return most is not None and time.monotonic() - self.started > most
+
+    def _stopped(self, by: Stopped, option: str) -> None:
+        self.record.stopped = by
+        self.progress.message(
+            f"stopped: {option} is reached, and the search had more to try; with a higher one the same command goes on"
+        )
 
     def _tell_progress(self, judged: Judged) -> None:
-        kind = self.question.budget.kind
+        kind, seen = self.question.budget.kind, judged.evaluation
         accepted = [one for one in self.judged.values() if one.verdict.accepted and one.tier != BASELINE]
         best = min((one.evaluation.footprint_file for one in accepted), default=None)
         verdict = "accepted" if judged.verdict.accepted else "too large" if judged.verdict.quality_ok else "too lossy"
+        verdict = "worse score" if judged.verdict.undecided else verdict
+        whole = len(self.judged[self.floats.key].evaluation.losses.values)
+        share = "" if seen.complete else f", foretold from {len(seen.losses.values):,} of {whole:,} {self.task.unit}s"
         self.progress.message(
             f"{len(self.judged) - 1:4d}  {judged.tier:<11} {judged.note:<36} "
-            f"{self.task.metric} {judged.evaluation.value:.4f}  "
+            f"{self.task.metric} {seen.value:.4f}  "
             f"loss {spell_loss(kind, judged.comparison.loss, signed=False)} "
             f"(bound {spell_loss(kind, judged.comparison.bound, signed=False)})  "
-            f"{format_bytes(judged.evaluation.footprint_file)}  {verdict}"
+            f"{format_bytes(seen.footprint_file)}  {verdict}{share}"
             + (f"; smallest so far {format_bytes(best)}" if best is not None else "")
         )
+
+    # ---- after the search --------------------------------------------------------------------------------------
 
     def _reported(self, chosen: Judged, baseline: Evaluation) -> Selection:
         """Measure the baseline and the chosen allocation on the report split, once, and conclude."""
@@ -184,7 +255,7 @@ class _Study:
             Pair(first, second),
             self.question.subject.file_bytes,
             self.measurements.used.values(),
-            "limit" if self.limited else None,
+            self.record.stopped,
         )
 
     def _pack(self, allocation: Allocation) -> str:
@@ -193,29 +264,7 @@ class _Study:
         return write_packed(self.question.run / folder.ARTIFACT, self.question.subject, allocation)
 
     def _record(self) -> None:
-        """Write study.json: all that `select` and the report need beside the ledger."""
+        """Write study.json: all that `select`, `status` and the report need beside the ledger."""
         folder.write_json(
-            self.question.run / folder.STUDY,
-            {
-                "version": folder.VERSION,
-                "checkpoint": self.question.subject.to_dict(),
-                "task": self._task(),
-                "budget": vars(self.question.budget),
-                "options": self.question.options.to_dict(),
-                "identity": self.measurements.ledger.identity,
-                "checks": [vars(check) for check in self.checks],
-                "stopped": "limit" if self.limited else None,
-                "anatomy": folder.anatomy_to_dict(self.anatomy),
-                "tiers": [judged.to_dict(number) for number, judged in enumerate(self.judged.values())],
-            },
+            self.question.run / folder.STUDY, self.record.to_dict(self.measurements, self.judged.values())
         )
-
-    def _task(self) -> dict[str, Any]:
-        splits = {}
-        for split in ("search", "report"):
-            found = self.measurements.known(self.floats, split)
-            if found is not None:
-                splits[split] = {"units": len(found.losses.values), "tokens": found.tokens, **found.details}
-        task = self.task
-        described = {"name": task.name, "metric": task.metric, "higher_is_better": task.higher_is_better}
-        return {**described, "unit": task.unit, "splits": splits}

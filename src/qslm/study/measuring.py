@@ -1,11 +1,10 @@
 """What a study has measured: from the ledger where it is there, else now."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qslm.allocation import Allocation
 from qslm.evaluation import Evaluation, Evaluator, Ledger
-from qslm.tasks.task import Losses
+from qslm.evaluation.parts import Stop, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,19 +18,25 @@ class Measurements:
     evaluator: Evaluator
     used: dict[tuple[str, str], Evaluation] = field(default_factory=dict)
 
-    def measure(
-        self, allocation: Allocation, split: str, tier: str, note: str, stop: Callable[[Losses], bool] | None = None
-    ) -> Evaluation:
+    def measure(self, allocation: Allocation, split: str, tier: str, note: str, stop: Stop | None = None) -> Evaluation:
         """What the ledger holds, or a new evaluation that it holds from now on.
 
-        A partial one is taken as it is where `stop` says yes to it, as it did before; else it is gone on with.
+        Where `stop` ends an evaluation early, it ends at the same batch whatever the ledger holds beyond: a study
+        that is done again sees what it saw. A partial one that `stop` lets go on is gone on with.
         """
         found = self.ledger.get(allocation.key, split)
-        if found is None or not (found.complete or (stop is not None and stop(found.losses))):
-            found = self.evaluator.measure(allocation, split, stop=stop, known=found)
-            self.ledger.put(allocation.key, split, allocation.to_json(), tier, note, found)
-        self.used[allocation.key, split] = found
-        return found
+        told = None if found is None else self._told(found, split, stop)
+        if told is None:
+            told = found = self.evaluator.measure(allocation, split, stop=stop, known=found)
+            self.ledger.put(allocation.key, split, allocation.to_json(), tier, note, told)
+        self.used[allocation.key, split] = found or told
+        return told
+
+    def _told(self, found: Evaluation, split: str, stop: Stop | None) -> Evaluation | None:
+        """What the ledger's evaluation says of the one that is asked for; None where it is not enough."""
+        if stop is None:
+            return found if found.complete else None
+        return seen(self.evaluator.task, found, self.evaluator.places(split), stop)
 
     def known(self, allocation: Allocation, split: str) -> Evaluation | None:
         """What the ledger holds, also of an earlier run; None where it was never measured."""

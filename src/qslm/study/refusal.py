@@ -6,22 +6,25 @@ from math import ceil, inf, isfinite
 from qslm.budget import Budget, spell_loss
 from qslm.errors import StudyError
 from qslm.study.judging import BASELINE, Judge, Judged
+from qslm.study.selection import Stopped
 from qslm.units import format_bytes
 
 
-def nothing_accepted(judge: Judge, judged: Iterable[Judged], stopped: bool) -> StudyError:
+def nothing_accepted(judge: Judge, judged: Iterable[Judged], stopped: Stopped | None) -> StudyError:
     """The error that names the evaluation which came closest to the budget.
 
     What is no smaller than the checkpoint's file no budget lets in: it is named only where there is nothing else.
-    `stopped` is whether a limit of evaluations ended the search.
+    `stopped` is the limit that ended the search.
     """
     tried = [one for one in judged if one.tier != BASELINE]
     saving = [one for one in tried if one.evaluation.footprint_file < judge.checkpoint_bytes]
     closest = min(saving or tried, key=lambda one: _excess(judge, one), default=None)
     if closest is None:
-        return StudyError("The search made no evaluation.", "Allow more of them (--limit).")
+        return StudyError(
+            "The search made no evaluation.", "Allow more of them (--max-evaluations) or more time (--max-seconds)."
+        )
     loss, bound = (_spell(judge.budget, value) for value in (closest.comparison.loss, closest.comparison.bound))
-    remedy = f"{'raise --limit, which ended the search, or ' if stopped else ''}{_remedy(judge, closest)}"
+    remedy = f"{f'raise --max-{stopped}, which ended the search, or ' if stopped else ''}{_remedy(judge, closest)}"
     return StudyError(
         f"None of {len(tried)} evaluations keeps the budget ({', '.join(_limits(judge))}); the closest is "
         f"{closest.note!r}: a loss of {loss} (95 % bound {bound}), {format_bytes(closest.evaluation.footprint_file)}.",

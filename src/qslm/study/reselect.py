@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -59,10 +59,12 @@ def select(
     judge = Judge(task, budget, baseline, checkpoint_bytes)
     judged = [_judged(row, anatomy, judge) for row in rows]
     _check_measured(judge, judged)
-    stopped: Stopped | None = "limit" if study.get("stopped") == "limit" else None
+    stopped = study.get("stopped")
+    if stopped not in (None, *get_args(Stopped)):
+        raise StudyError(f"{run / folder.STUDY} says that {stopped!r:.40} stopped the study.", folder.AGAIN)
     chosen = judge.choose(judged)
     if chosen is None:
-        raise nothing_accepted(judge, judged, stopped is not None)
+        raise nothing_accepted(judge, judged, stopped)
     selection = make_selection(
         run,
         task,

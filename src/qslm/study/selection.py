@@ -12,7 +12,7 @@ from qslm.study.judging import Judged, paired
 from qslm.tasks.task import Task
 
 Split = Literal["report", "search"]
-Stopped = Literal["limit"]
+Stopped = Literal["evaluations", "seconds"]  # the limit that ended a search
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Classification: accuracy over labelled sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +103,10 @@ class Classification(Task):
             right = (logits.argmax(-1).cpu() == batch.labels) & logits.isfinite().all(-1).cpu()
         values = right.double().numpy()
         return Losses(values, np.ones(len(values)), batch.ids.numel(), batch.units.numpy())
+
+    def texts(self, split: str) -> Sequence[str] | None:
+        """The sentences of the split."""
+        return self._splits[split].sentences if split in self._splits else None
 
     def facts(self) -> dict[str, int | str]:
         """What the batches of a study follow from, in plain words: to say what differs where fingerprints do."""

@@ -1,7 +1,7 @@
 """Language modelling: perplexity per token and bits per byte over fixed windows of a text."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +107,10 @@ class LanguageModelling(Perplexity):
             self._check_logits(logits, batch)
             nats = [_nats(*pair) for pair in zip(logits, batch.targets.to(device), strict=True)]
         return Losses(np.array(nats), np.full(windows, float(tokens)), windows * tokens, batch.units.numpy())
+
+    def texts(self, split: str) -> Sequence[str] | None:
+        """The whole text of the split, also where not all of its windows are measured."""
+        return [self._texts[split]] if split in self._texts else None
 
     def details(self, losses: Losses, split: str) -> dict[str, float]:
         """`bits_per_byte` of the predicted text in UTF-8; `word_perplexity` over a whole split of WikiText-2.

@@ -133,6 +133,10 @@ class Task(ABC):
         arrays = [np.asarray(units, dtype=np.int64) for units in found if isinstance(units, torch.Tensor | np.ndarray)]
         return arrays if len(arrays) == len(found) else None
 
+    def texts(self, split: str) -> Sequence[str] | None:
+        """The texts or sentences of a split, to look for what splits share; None where there are none to look at."""
+        return None
+
     def reduce(self, losses: Losses) -> float:
         """The metric: the weighted mean of the losses."""
         return float(losses.values.sum() / losses.weights.sum())
@@ -153,7 +157,7 @@ class Task(ABC):
 
 
 REQUIRED = ("batches", "losses")
-OPTIONAL = ("places", "reduce", "reduce_without_each", "details", "fingerprint")
+OPTIONAL = ("places", "texts", "reduce", "reduce_without_each", "details", "fingerprint")
 ATTRIBUTES = ("name", "metric", "higher_is_better", "log_scale", "unit", "evaluation_split", "source", "exchangeable")
 
 
