@@ -27,7 +27,7 @@ typedef struct {
     int qslm_lif_forward_##SUFFIX(qslm_shape shape, const REAL *x, const REAL *forced, REAL *v, REAL *spikes,        \
                                   REAL *h, int threads);                                                             \
     /* Gradient with the arctangent surrogate ds/dh = (alpha/2) / (1 + (pi/2 alpha (h - 1))^2), through the reset,   \
-       for windows that start from v = 0. */                                                                         \
+       for windows that start from v = 0. h ds/dh is 0, its limit, where h is infinite. */                           \
     int qslm_lif_backward_##SUFFIX(qslm_shape shape, const REAL *x, const REAL *gspikes, double alpha, REAL *gx,     \
                                    int threads);
 

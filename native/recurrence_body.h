@@ -134,7 +134,8 @@ QSLM_SIMD static void FN(lif_tile_backward)(FN(tile) tile, const REAL *restrict 
             REAL scaled = half_pi_alpha * (h[c] - (REAL)1);
             REAL surrogate = (REAL)0.5 * alpha / ((REAL)1 + scaled * scaled);
             REAL kept = h[c] >= (REAL)1 ? (REAL)0 : (REAL)1;
-            REAL gh = gspikes[t * tile.stride + c] * surrogate + gv[c] * (kept - h[c] * surrogate);
+            REAL pull = isinf(h[c]) ? (REAL)0 : h[c] * surrogate; // its limit at infinity
+            REAL gh = gspikes[t * tile.stride + c] * surrogate + gv[c] * (kept - pull);
             gv[c] = (REAL)0.5 * gh;
             gx[t * tile.stride + c] = (REAL)0.5 * gh;
         }

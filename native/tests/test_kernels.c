@@ -164,6 +164,8 @@ int main(int count, char **arguments) {
         test_wkv_f32(SHAPES[i]);
         test_wkv_f64(SHAPES[i]);
     }
+    test_lif_infinite_f32();
+    test_lif_infinite_f64();
     test_wkv_extremes_f32();
     test_wkv_extremes_f64();
     if (only_bits) {

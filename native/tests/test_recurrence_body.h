@@ -53,6 +53,18 @@ static void FN(lif_backward_naive)(qslm_shape s, const REAL *h, const REAL *gspi
     }
 }
 
+// An infinite current: its own gradient is 0, and no other one is hurt.
+static void FN(test_lif_infinite)(void) {
+    const qslm_shape s = {1, 3, 1};
+    const REAL x[] = {(REAL)3, INFINITY, (REAL)1.5}, finite[] = {(REAL)3, (REAL)3, (REAL)1.5}, gspikes[] = {1, 1, 1};
+    REAL gx[3], expected[3];
+    if (FN(qslm_lif_backward)(s, x, gspikes, 2.0, gx, 1)) fail("memory", 1, 0);
+    if (FN(qslm_lif_backward)(s, finite, gspikes, 2.0, expected, 1)) fail("memory", 1, 0);
+    if (gx[1] != 0) fail("LIF gradient at an infinite current", (double)gx[1], 0);
+    FN(same)("LIF gradient after an infinite current", gx + 2, expected + 2, 1);
+    if (!isfinite(gx[0])) fail("LIF gradient before an infinite current", (double)gx[0], 0);
+}
+
 static void FN(test_lif)(qslm_shape s) {
     const size_t flat = (size_t)(s.batch * s.channels), count = flat * (size_t)s.tokens;
     REAL *x = FN(values)(count, -3, 6), *v = FN(values)(flat, -1, 1), *gspikes = FN(values)(count, -1, 1);

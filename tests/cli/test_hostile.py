@@ -45,7 +45,7 @@ def test_labels_outside_the_classes(refused, classifier, tmp_path, line):
     assert "line 3" in told
 
 
-def test_a_tokenizer_of_another_vocabulary(eval_text, text, tmp_path):
+def test_a_tokenizer_of_another_vocabulary(refused, checkpoint, text, tmp_path, monkeypatch):
     from qslm.data.tokenizer import train_tokenizer
 
     train_tokenizer(text.read_text().splitlines(keepends=True) + ["zebra quagga gnu\n"] * 50, 340).save(
@@ -53,8 +53,17 @@ def test_a_tokenizer_of_another_vocabulary(eval_text, text, tmp_path):
     )
     content = json.loads((tmp_path / "other.json").read_text())
     assert len(content["model"]["vocab"]) > 300
-    (tmp_path / "own.txt").write_text("zebra quagga gnu " * 200)
-    assert "tokenizer" in eval_text(tmp_path / "own.txt", "--tokenizer", tmp_path / "other.json")
+    monkeypatch.setattr("qslm.loading.load_checkpoint", None)  # refused before it, so before any calibration text
+    largest = max(content["model"]["vocab"].values())
+    words = ("--task", "text", "--file", text)
+    for verb, more in (
+        ("eval", words),
+        ("search", (*words, "--max-rise", "5%", "-o", tmp_path / "run")),
+        ("inspect", ()),
+        ("generate", ("--prompt", "the")),
+    ):
+        told = refused(verb, checkpoint, *more, "--tokenizer", tmp_path / "other.json")
+        assert f"gives the id {largest:,}, but the model's vocabulary has 300 tokens" in told
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -146,8 +146,19 @@ def test_where_nothing_is_accepted_the_report_is_there(refused, checkpoint, text
     assert "nothing was selected" in (tmp_path / "report.html").read_text()
 
 
-def test_a_run_folder_that_is_a_file_is_refused(refused, checkpoint, text):
-    refused("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "1", *SURE, *FAST, "-o", text)
+@pytest.mark.parametrize("place", ["own.txt", "own.txt/below/it", "/proc/none", "x" * 300])
+def test_a_run_folder_that_cannot_be_is_refused_before_loading(refused, checkpoint, text, monkeypatch, place):
+    monkeypatch.chdir(text.parent)
+    monkeypatch.setattr("qslm.loading.load_skeleton", None)
+    told = refused("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "1", "-o", place)
+    assert f"The folder {place} cannot be written: " in told and "Choose a folder that can be written." in told
+    assert f"{place} cannot be written" in refused("train", "lm", "-o", place)
+
+
+def test_looking_for_a_run_folder_leaves_nothing(refused, checkpoint, text, tmp_path):
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-memory", "10B")
+    refused(*words, "-o", tmp_path / "a" / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_select_needs_a_study(refused, tmp_path):

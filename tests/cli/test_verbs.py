@@ -33,6 +33,7 @@ def test_eval_of_a_text_prints_what_was_promised(call, checkpoint, text):
     assert found["metric"] == "perplexity"
     assert found["low"] < found["value"] < found["high"]
     assert found["samples"] > 2
+    assert found["checkpoint"] == str(checkpoint)
     assert found["bytes"] == (checkpoint / "model.pth").stat().st_size
 
 
@@ -41,6 +42,8 @@ def test_eval_of_a_table_gives_a_fraction(call, classifier, table):
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["metric"], found["samples"]) == ("accuracy", 40)
+    words = ("eval", classifier, "--task", "labelled", "--file", table, "--json", *SURE)
+    assert json.loads(call(*words, "--windows", 7).stdout)["samples"] == 7
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
 
 

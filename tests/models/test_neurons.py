@@ -70,6 +70,17 @@ def test_an_infinite_current_fires_and_is_forgotten():
         assert spikes.flatten().tolist() == [1, 1, 0] and v.tolist() == [[0.5]]
 
 
+@pytest.mark.parametrize("forward", [LIF.forward, Neuron.forward], ids=["fused", "plain"])
+def test_the_gradient_at_an_infinite_potential_is_its_limit(forward):
+    gradients = []
+    for current in (math.inf, 1e30):
+        x = torch.tensor([1.5, current, 1.0, 1.5]).double().view(1, -1, 1).requires_grad_()
+        spikes, _ = forward(LIF(), x)
+        gradients.append(torch.autograd.grad(spikes.sum(), x)[0].flatten())
+    assert gradients[0][1] == 0
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-25)
+
+
 def test_the_hard_reset_has_the_gradient_of_its_product():
     generator = torch.Generator().manual_seed(8)
     h = (2 * torch.randn(5, 9, generator=generator)).requires_grad_()

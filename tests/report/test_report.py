@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from qslm.errors import QslmError, StudyError
-from qslm.report import write_command, write_report
+from qslm.report import pictures, write_command, write_report
 from qslm.report.read import read_run
 
 
@@ -102,6 +102,7 @@ def test_the_headline_is_what_selection_json_says(page, run):
     assert f"<strong>{size / 1000:.2f} kB ({size / 1024:.2f} KiB)</strong>" in body
     assert f"{100 * selection['selected']['saving']:.1f} % less than float32" in body
     assert f">{selection['difference']['conclusion']}</span>" in body
+    assert "report split" in body and selection["difference"]["split"] == "report"
     assert f"{100 * selection['baseline']['value']:.2f} %" in body
 
 
@@ -117,6 +118,24 @@ def test_the_pictures_are_drawn(run, page):
         content = (run / "figures" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5000
+
+
+@pytest.mark.parametrize("name", ["pareto", "tiers"])
+def test_both_limits_are_lines_with_words(figures, run, name):
+    layout = figures[name]["layout"]
+    assert [shape["name"] for shape in layout["shapes"]] == ["loss", "bytes"]
+    assert [note["text"] for note in layout["annotations"]] == ["limit 15.00 points", "limit 6.00 kB"]
+    drawn = getattr(pictures, name)(read_run(run))
+    assert {text.get_text() for axes in drawn.axes for text in axes.texts} == {"limit 15.00 points", "limit 6.00 kB"}
+
+
+@pytest.mark.parametrize("name", ["pareto", "tiers"])
+def test_the_legend_of_a_picture_covers_no_plot(run, name):
+    drawn = getattr(pictures, name)(read_run(run))
+    drawn.draw_without_rendering()
+    legend = drawn.legends[0].get_window_extent()
+    assert not any(legend.overlaps(axes.get_window_extent()) for axes in drawn.axes)
+    assert drawn.bbox.contains(legend.x0, legend.y0) and drawn.bbox.contains(legend.x1, legend.y1)
 
 
 def test_drawing_touches_no_global_state(run):

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qslm.cli.opening import open_task
 from qslm.cli.options import (
     BinaryEmbedding,
     Checkpoint,
@@ -46,17 +47,13 @@ def evaluate(
     """
     use_threads(threads)
     from qslm.evaluation import evaluate as measure
-    from qslm.loading import load_checkpoint
-    from qslm.tasks import make_task
 
     with Listener() as progress:
-        loaded = load_checkpoint(
-            checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, data=data, progress=progress
-        )
-        made = make_task(
+        loaded, made = open_task(
+            checkpoint,
             task,
-            tokenizer=loaded.tokenizer,
-            config=loaded.config,
+            tokenizer=tokenizer,
+            binary_embedding=binary_embedding,
             data=data,
             file=file,
             context=context,
@@ -76,7 +73,7 @@ def evaluate(
 
 def _result(loaded: Any, task: Any, split: str, evaluation: Any) -> dict[str, Any]:
     return {
-        "checkpoint": loaded.name,
+        "checkpoint": loaded.source,
         "task": task.name,
         "split": split,
         "metric": evaluation.metric,

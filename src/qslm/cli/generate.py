@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from qslm.cli.opening import open_checkpoint
 from qslm.cli.options import BinaryEmbedding, Checkpoint, Json, Threads, Tokenizer, use_threads
 from qslm.cli.output import print_json
 from qslm.cli.progress import Listener
@@ -29,17 +30,16 @@ def generate(
     """
     use_threads(threads)
     from qslm.errors import DataError
-    from qslm.loading import load_checkpoint
     from qslm.runtime.sampling import generate as generate_text
 
     with Listener() as progress:
-        loaded = load_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
+        loaded = open_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
     if loaded.tokenizer is None:
         raise DataError(f"{checkpoint} has no tokenizer.", "Give --tokenizer FILE.")
     text = generate_text(
         loaded.model, loaded.tokenizer, prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed
     )
     if as_json:
-        print_json({"checkpoint": loaded.name, "prompt": prompt, "text": text, "seed": seed})
+        print_json({"checkpoint": checkpoint, "prompt": prompt, "text": text, "seed": seed})
     else:
         print(text)

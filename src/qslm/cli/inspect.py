@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qslm.cli.opening import open_checkpoint
 from qslm.cli.options import BinaryEmbedding, Checkpoint, Json, Tokenizer
 from qslm.cli.output import print_json, print_table
 from qslm.cli.progress import Listener
@@ -31,14 +32,13 @@ def inspect(
     Example: [bold]qslm inspect spikegpt-mini --group 64[/bold]
     """
     from qslm.inspection import inspect as look
-    from qslm.loading import load_checkpoint
 
     stored_as = template(group, symmetric)
     with Listener() as progress:
-        loaded = load_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
+        loaded = open_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
     found = look(loaded.model, template=stored_as, vectors=vector_format(vectors), signs=signs)
     if as_json:
-        print_json({"checkpoint": loaded.name, "file_bytes": loaded.file_bytes, **found.to_dict()})
+        print_json({"checkpoint": checkpoint, "file_bytes": loaded.file_bytes, **found.to_dict()})
         return
     _print_tree(loaded, found)
     _print_widths(found.widths, f"every matrix at one width ({stored_as} and alike, vectors {vectors})")

@@ -1,6 +1,7 @@
 """The options that several verbs share, each defined once."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ Checkpoint = Annotated[
         show_default=False,
     ),
 ]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The run folder.", show_default=False)]
 Run = Annotated[Path, typer.Argument(help="The run folder of a study.", show_default=False)]
 TaskName = Annotated[
     str,
@@ -46,7 +48,25 @@ BinaryEmbedding = Annotated[
 ]
 Windows = Annotated[
     int | None,
-    typer.Option("--windows", min=2, help="Measure only the first windows of a split.", show_default=False),
+    typer.Option(
+        "--windows",
+        min=2,
+        help="Measure only the first windows of a split; of sentences so many, evenly spread.",
+        show_default=False,
+    ),
+]
+SearchWindows = Annotated[
+    int | None,
+    typer.Option(
+        "--windows",
+        min=2,
+        help="Search on the first windows of the text only; of sentences on so many, evenly spread.",
+        show_default=False,
+    ),
+]
+ReportWindows = Annotated[
+    int | None,
+    typer.Option("--report-windows", min=2, help="The same for the report.", show_default=False),
 ]
 Context = Annotated[
     int | None,
@@ -93,6 +113,24 @@ Mu = Annotated[
     float | None,
     typer.Option("--mu", help="Of the score: points of the metric per unit of memory ratio.", show_default=False),
 ]
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that cannot be made or written, before any work is done for it. Raises QslmError.
+
+    A file is tried in it, or in the part of the path that is there: permissions alone do not tell of /proc.
+    """
+    there = path
+    try:
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise QslmError(
+            f"The folder {path} cannot be written: {error.strerror or error} ({there}).",
+            "Choose a folder that can be written.",
+        ) from error
 
 
 THREADS_PER_CORE = 4  # that may be asked for; a mistyped 100000 would bring the machine down

@@ -1,11 +1,11 @@
 """`qslm search`: fit a checkpoint into a budget."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from qslm.cli.budget import check_texts, make_budget
+from qslm.cli.opening import open_task
 from qslm.cli.options import (
     BinaryEmbedding,
     Checkpoint,
@@ -18,10 +18,14 @@ from qslm.cli.options import (
     MaxMemory,
     MaxRise,
     Mu,
+    Output,
     Prefer,
+    ReportWindows,
+    SearchWindows,
     TaskName,
     Threads,
     Tokenizer,
+    check_folder,
     use_threads,
 )
 from qslm.cli.progress import Listener
@@ -44,14 +48,6 @@ Precisions = Annotated[str, typer.Option("--precisions", help="Bit widths to try
 Quantizer = Annotated[
     str, typer.Option("--quantizer", help="How weights are rounded: clip, or minmax as in the paper.")
 ]
-SearchWindows = Annotated[
-    int | None,
-    typer.Option("--windows", min=2, help="Search on the first windows of the text only.", show_default=False),
-]
-ReportWindows = Annotated[
-    int | None,
-    typer.Option("--report-windows", min=2, help="Report on the first windows of the text only.", show_default=False),
-]
 Order = Annotated[str, typer.Option("--order", help="Order of the blocks: sensitivity, or network.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluations at most.", show_default=False)]
 
@@ -59,7 +55,7 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluations a
 def search(
     checkpoint: Checkpoint,
     task: TaskName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder.", show_default=False)],
+    output: Output,
     max_memory: MaxMemory = None,
     max_drop: MaxDrop = None,
     max_rise: MaxRise = None,
@@ -93,9 +89,10 @@ def search(
     [bold]qslm search my.pth --task labelled --file reviews.tsv --max-memory 14% --max-drop 2 -o runs/own[/bold]
     """
     check_texts(task, max_memory, max_drop, max_rise)
+    check_folder(output)
     use_threads(threads)
     from qslm.anatomy import find_anatomy
-    from qslm.loading import load_checkpoint, load_skeleton
+    from qslm.loading import load_skeleton
     from qslm.search import Options
 
     options = Options(
@@ -110,16 +107,12 @@ def search(
     anatomy = find_anatomy(load_skeleton(checkpoint))
     budget = make_budget(anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)
     options.check_possible(anatomy, budget)
-    from qslm.tasks import make_task  # only now: it takes a second to load
-
     with Listener() as progress:
-        loaded = load_checkpoint(
-            checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, data=data, progress=progress
-        )
-        made = make_task(
+        loaded, made = open_task(
+            checkpoint,
             task,
-            tokenizer=loaded.tokenizer,
-            config=loaded.config,
+            tokenizer=tokenizer,
+            binary_embedding=binary_embedding,
             data=data,
             file=file,
             context=context,

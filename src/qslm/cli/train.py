@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from qslm.cli.options import Data, Threads, Tokenizer, use_threads
+from qslm.cli.opening import open_checkpoint
+from qslm.cli.options import Data, Threads, Tokenizer, check_folder, use_threads
 from qslm.cli.progress import Listener
 from qslm.training import ClassifierSettings, LanguageModelSettings
 from qslm.training.settings import LARGEST_DROPOUT
@@ -54,6 +55,7 @@ def lm(
 
     Example: [bold]qslm train lm -o my-model --width 128 --layers 4 --tokens 2000000[/bold]
     """
+    check_folder(output)
     use_threads(threads)
     from qslm.training import train_lm
 
@@ -100,6 +102,7 @@ def classifier(
 
     Example: [bold]qslm train classifier --init spikegpt-mini -o my-classifier[/bold]
     """
+    check_folder(output)
     use_threads(threads)
     from qslm.training import train_classifier
 
@@ -125,11 +128,10 @@ def _start(init: str | None, tokenizer: Path | None, progress: Listener) -> tupl
     """The network and the tokenizer to start from. Raises DataError when a network comes without one."""
     from qslm.data.tokenizer import load_tokenizer
     from qslm.errors import DataError
-    from qslm.loading import load_checkpoint
 
     if init is None:
         return None, load_tokenizer(tokenizer) if tokenizer is not None else None
-    loaded = load_checkpoint(init, tokenizer=tokenizer, progress=progress)
+    loaded = open_checkpoint(init, tokenizer=tokenizer, progress=progress)
     if loaded.tokenizer is None:
         raise DataError(f"{init} has no tokenizer.", "Give --tokenizer FILE.")
     return loaded.model, loaded.tokenizer

@@ -1,13 +1,14 @@
 """Comparing what a ledger belongs to with what a study is, key by key."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from qslm.errors import LedgerError
 
-OPTIONS = {
+CAUSES = {
     "search windows": "--windows",
     "search sentences": "--windows or the data",
     "report windows": "--report-windows",
@@ -18,7 +19,11 @@ OPTIONS = {
     "task.name": "--task",
     "machine.threads": "--threads",
     "checkpoint.config.binary_embedding": "--binary-embedding",
-}  # what on the command line changes a value
+    "checkpoint.digest": "other weights",
+    "code.digest": "other code of qslm",
+}  # what changes a value: an option of the command line, where there is one
+
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def refuse_differences(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -34,7 +39,7 @@ def refuse_differences(path: Path, stored: dict[str, Any], wanted: dict[str, Any
         found = facts + [one for one in found if not (facts and one[0].startswith("data."))]
     if found:
         raise LedgerError(
-            f"{path} belongs to another study: " + "; ".join(map(_with_option, found)) + ".",
+            f"{path} belongs to another study: " + "; ".join(map(_with_cause, found)) + ".",
             "Go on with what it was started with, or give a new folder.",
         )
 
@@ -53,11 +58,13 @@ def _differences(stored: Any, wanted: Any, name: str = "") -> Iterator[tuple[str
         yield name, f"{name} was {_short(stored)}, is {_short(wanted)}"
 
 
-def _with_option(difference: tuple[str, str]) -> str:
+def _with_cause(difference: tuple[str, str]) -> str:
     place, told = difference
-    return f"{told} ({OPTIONS[place]})" if place in OPTIONS else told
+    return f"{told} ({CAUSES[place]})" if place in CAUSES else told
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    if DIGEST.fullmatch(text):
+        return f"{text[:12]}..."
     return text if len(text) <= 60 else f"{text[:57]}..."

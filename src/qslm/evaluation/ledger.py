@@ -4,6 +4,7 @@ A `put` is on the disk before it returns (rollback journal, synchronous=EXTRA), 
 any moment finds what it had measured. One process at a time writes to a ledger; another one is refused.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -265,7 +266,9 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise LedgerError(
             f"{path} cannot be used: {error.strerror or error}.",
-            "Check the free space and the permissions of the folder.",
+            "Free some space."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "Choose a folder that can be written.",
         ) from error
 
 

@@ -29,7 +29,7 @@ class SpikeTrace:
     forced: list[Tensor] | None = None
 
     def next_forced(self) -> Tensor | None:
-        """Return the spikes that the neuron now running must emit, or None."""
+        """The spikes that the neuron now running must emit, or None."""
         return None if self.forced is None else self.forced[len(self.spikes)]
 
 
@@ -41,20 +41,20 @@ class ArctangentSpike(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, alpha: float) -> Tensor:  # type: ignore[no-untyped-def]
-        """Return the spikes of x, any shape."""
+        """The spikes of x, any shape."""
         ctx.save_for_backward(x)
         ctx.alpha = alpha
         return (x >= 0).to(x.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        """Return the surrogate gradient."""
+        """The gradient of x."""
         (x,) = ctx.saved_tensors
         return gradient * (0.5 * ctx.alpha) / (1 + (0.5 * math.pi * ctx.alpha * x) ** 2), None
 
 
 def heaviside(x: Tensor, alpha: float = 2.0) -> Tensor:
-    """Return [x >= 0] with the arctangent surrogate gradient; -0.0 fires."""
+    """[x >= 0] with the arctangent surrogate gradient; -0.0 fires."""
     spikes: Tensor = ArctangentSpike.apply(x, alpha)
     return spikes
 
@@ -62,20 +62,21 @@ def heaviside(x: Tensor, alpha: float = 2.0) -> Tensor:
 class HardReset(torch.autograd.Function):
     """v = 0 where there is a spike, else h; differentiated as the equal h * (1 - s).
 
-    The product itself would make NaN of an infinite potential: inf * 0.
+    The product itself would make NaN of an infinite potential: inf * 0. Nor does such a potential pull at the spike:
+    dv/ds = -h meets ds/dh, which falls as 1 / h^2, so their product is 0 in the limit.
     """
 
     @staticmethod
     def forward(ctx, h: Tensor, spike: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """Return the potential after the reset, any shape."""
+        """The potential after the reset, any shape."""
         ctx.save_for_backward(h, spike)
         return torch.where(spike != 0, torch.zeros_like(h), h)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        """Return the gradients of h and of the spike."""
+        """The gradients of h and of the spike."""
         h, spike = ctx.saved_tensors
-        return gradient * (1 - spike), -(gradient * h)
+        return gradient * (1 - spike), -(gradient * h.masked_fill(h.isinf(), 0))
 
 
 class Neuron(nn.Module, ABC):
@@ -87,14 +88,14 @@ class Neuron(nn.Module, ABC):
 
     @abstractmethod
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
-        """Return the potential h before the reset from the potential v after the last one; (batch, channels)."""
+        """The potential h before the reset, from the potential v after the last one; (batch, channels)."""
 
     @abstractmethod
     def reset(self, h: Tensor, spike: Tensor) -> Tensor:
-        """Return the potential v after the reset; (batch, channels)."""
+        """The potential v after the reset; (batch, channels)."""
 
     def forward(self, x: Tensor, v: Tensor | None = None, trace: SpikeTrace | None = None) -> tuple[Tensor, Tensor]:
-        """Return the spikes of x (batch, tokens, channels) and the membrane potential (batch, channels) after them."""
+        """The spikes of x (batch, tokens, channels), and the membrane potential (batch, channels) after them."""
         forced = None if trace is None else trace.next_forced()
         v = torch.zeros_like(x[:, 0]) if v is None else v
         potentials, spikes = [], []
@@ -115,11 +116,11 @@ class IF(Neuron):
     """Integrate-and-fire with soft reset: h_t = v + x_t;  s_t = [h_t >= 1];  v = h_t - s_t."""
 
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
-        """Return v + x."""
+        """v + x."""
         return v + x
 
     def reset(self, h: Tensor, spike: Tensor) -> Tensor:
-        """Return h - spike."""
+        """h - spike."""
         return h - spike
 
 
@@ -132,16 +133,16 @@ class LIF(Neuron):
     """
 
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
-        """Return v + (x - v) / 2."""
+        """v + (x - v) / 2."""
         return v + (x - v) * 0.5
 
     def reset(self, h: Tensor, spike: Tensor) -> Tensor:
-        """Return h where there is no spike, else 0."""
+        """h where there is no spike, else 0."""
         v: Tensor = HardReset.apply(h, spike)
         return v
 
     def forward(self, x: Tensor, v: Tensor | None = None, trace: SpikeTrace | None = None) -> tuple[Tensor, Tensor]:
-        """Return the spikes of x (batch, tokens, channels) and the membrane potential (batch, channels) after them."""
+        """The spikes of x (batch, tokens, channels), and the membrane potential (batch, channels) after them."""
         differentiated = torch.is_grad_enabled() and x.requires_grad
         if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
             return super().forward(x, v, trace)
@@ -154,7 +155,7 @@ class LIF(Neuron):
 
 
 def fused_lif(x: Tensor, v: Tensor | None = None, trace: SpikeTrace | None = None) -> tuple[Tensor, Tensor]:
-    """Run the LIF kernel on x (batch, tokens, channels), float32 or float64 on a CPU; no gradient."""
+    """What `LIF` computes, by the kernel: x is float32 or float64 on a CPU; no gradient."""
     x = x.detach().contiguous()
     membrane = x.new_zeros(x.shape[0], x.shape[2]) if v is None else v.detach().clone()
     spikes = torch.empty_like(x)
@@ -173,7 +174,7 @@ class FusedLIF(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        """Return spikes (batch, tokens, channels) and the last membrane potential (batch, channels)."""
+        """The spikes (batch, tokens, channels) and the last membrane potential (batch, channels)."""
         ctx.save_for_backward(x)
         ctx.alpha = alpha
         spikes, membrane = fused_lif(x)
@@ -182,7 +183,7 @@ class FusedLIF(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        """Return the gradient through spikes and resets, with the arctangent surrogate."""
+        """The gradient of x through spikes and resets, with the arctangent surrogate."""
         x = ctx.saved_tensors[0].contiguous()
         out = torch.empty_like(x)
         _native.lif_backward(x, gradient.contiguous(), ctx.alpha, out, torch.get_num_threads())

@@ -29,7 +29,7 @@ class Parity:
 
 
 def compare_forms(model: SpikeGPT, ids: Tensor) -> Parity:
-    """Run ids (batch, tokens) in parallel and token by token, and compare potentials and logits."""
+    """The distance of the two forms on ids (batch, tokens): of their potentials and of their logits."""
     with torch.inference_mode():
         reference = SpikeTrace()
         expected, _ = model.hidden(ids, None, reference)
@@ -52,7 +52,7 @@ def compare_forms(model: SpikeGPT, ids: Tensor) -> Parity:
 
 
 def check_recurrent(model: SpikeGPT, ids: Tensor) -> Parity:
-    """Return how far the two forms are apart; raises CheckpointError when it is more than rounding explains.
+    """`compare_forms`; raises CheckpointError when they are further apart than rounding explains.
 
     float32: spikes differ only where |h - 1| < 1e-5, logits by at most 1e-4. float64: the spikes are the same, logits
     differ by at most 1e-9.

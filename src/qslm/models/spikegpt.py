@@ -39,7 +39,7 @@ class SpikeGPTConfig:
     binary_embedding: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `config.json` holds."""
+        """What `config.json` holds."""
         return {"architecture": "spikegpt", **asdict(self)}
 
     @classmethod
@@ -74,17 +74,17 @@ class BinaryEmbedding(nn.Embedding):
     binarized = True
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Map (batch, tokens) to {0, 1} of shape (batch, tokens, width)."""
+        """H(weight[ids]), {0, 1} of shape (batch, tokens, width), of ids (batch, tokens)."""
         return heaviside(super().forward(ids))
 
 
 def previous_token(x: Tensor, last: Tensor) -> Tensor:
-    """Shift x (batch, tokens, width) by one token; `last` (batch, width) comes before the first."""
+    """x (batch, tokens, width) one token later; `last` (batch, width) stands before the first."""
     return torch.cat((last[:, None], x[:, :-1]), 1)
 
 
 def mix(x: Tensor, previous: Tensor, share: Tensor) -> Tensor:
-    """Return x * share + previous * (1 - share), share (1, 1, width)."""
+    """x * share + previous * (1 - share), share (1, 1, width)."""
     return torch.lerp(previous, x, share)
 
 
@@ -104,7 +104,7 @@ class TimeMixing(nn.Module):
         self.output = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, last: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map x (batch, tokens, width) to the same shape and the WKV state (batch, 3, width)."""
+        """The current (batch, tokens, width) of x, of the same shape, and the WKV state (batch, 3, width) after it."""
         previous = previous_token(x, last)
         k = self.key(mix(x, previous, self.time_mix_k)).to(x.dtype)
         v = self.value(mix(x, previous, self.time_mix_v)).to(x.dtype)
@@ -125,7 +125,7 @@ class ChannelMixing(nn.Module):
         self.value = nn.Linear(ffn_width, width, bias=False)
 
     def forward(self, x: Tensor, last: Tensor) -> Tensor:
-        """Map x (batch, tokens, width) to the same shape."""
+        """The current (batch, tokens, width) of x, of the same shape."""
         previous = previous_token(x, last)
         k = F.relu(self.key(mix(x, previous, self.time_mix_k))).square()
         r = self.receptance(mix(x, previous, self.time_mix_r))
@@ -146,7 +146,7 @@ class Block(nn.Module):
         self.ffn_lif = LIF()
 
     def forward(self, x: Tensor, state: LayerState | None, trace: SpikeTrace | None) -> tuple[Tensor, LayerState]:
-        """Map x (batch, tokens, width) to the same shape, and carry the state on."""
+        """The residual stream (batch, tokens, width) after x, of the same shape, and the state after its last token."""
         empty = x.new_zeros(x.shape[0], x.shape[2])
         if self.ln0 is not None:
             x = self.ln0(x)
@@ -200,7 +200,7 @@ class SpikeGPT(nn.Module):
         self.dropout = ResidualDropout()
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, trace: SpikeTrace | None = None) -> Tensor:
-        """Map ids (batch, tokens) to logits (batch, tokens, vocabulary), or (batch, classes) for a classifier.
+        """The logits of ids (batch, tokens): (batch, tokens, vocabulary), or (batch, classes) of a classifier.
 
         `mask` (batch, tokens) is True on real tokens; a classifier averages over those. `trace` records the spikes.
         Raises TaskError when the ids are no tokens of this network.
@@ -216,7 +216,7 @@ class SpikeGPT(nn.Module):
     def hidden(
         self, ids: Tensor, state: list[LayerState] | None, trace: SpikeTrace | None
     ) -> tuple[Tensor, list[LayerState]]:
-        """Map ids (batch, tokens) to the normed residual stream (batch, tokens, width) and the state after it."""
+        """The normed residual stream (batch, tokens, width) of ids (batch, tokens), and the state after them."""
         x = self.emb(ids)
         states = []
         for i, block in enumerate(self.blocks):
@@ -226,7 +226,7 @@ class SpikeGPT(nn.Module):
         return self.ln_out(x), states
 
     def initial_state(self, batch: int) -> list[LayerState]:
-        """Return the state before the first token of `batch` sequences."""
+        """The state before the first token of `batch` sequences."""
         weight = self.ln_out.weight
         zeros = weight.new_zeros(batch, self.config.width)
         empty = empty_state(zeros[:, None])
@@ -235,7 +235,10 @@ class SpikeGPT(nn.Module):
     def advance(
         self, ids: Tensor, state: list[LayerState], trace: SpikeTrace | None = None
     ) -> tuple[Tensor, list[LayerState]]:
-        """Map ids (batch, tokens) to logits (batch, tokens, vocabulary) and the state after them; language model."""
+        """The logits (batch, tokens, vocabulary) of ids (batch, tokens) after `state`, and the state after them.
+
+        Raises CheckpointError on a classifier, TaskError when the ids are no tokens of this network.
+        """
         if self.config.classes is not None:
             raise CheckpointError("A classifier does not predict tokens.", "Load a language model.")
         self._check(ids)
@@ -245,7 +248,7 @@ class SpikeGPT(nn.Module):
     def step(
         self, ids: Tensor, state: list[LayerState], trace: SpikeTrace | None = None
     ) -> tuple[Tensor, list[LayerState]]:
-        """Map one token a sequence, ids (batch,), to logits (batch, vocabulary) and the state after it."""
+        """`advance` by one token a sequence: the logits (batch, vocabulary) of ids (batch,), and the state after it."""
         logits, state = self.advance(ids[:, None], state, trace)
         return logits[:, 0], state
 

@@ -15,14 +15,14 @@ EMPTY_EXPONENT = -1e38
 
 
 def empty_state(like: Tensor) -> Tensor:
-    """Return the state (batch, 3, channels) before the first token of `like` (batch, tokens, channels)."""
+    """The state (batch, 3, channels) before the first token of `like` (batch, tokens, channels)."""
     state = like.new_zeros(like.shape[0], 3, like.shape[2])
     state[:, 2] = EMPTY_EXPONENT
     return state
 
 
 def wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return wkv (batch, tokens, channels) and the state (batch, 3, channels) after the last token.
+    """wkv (batch, tokens, channels), and the state (batch, 3, channels) after the last token.
 
     `w` (channels) is the negative decay per token, `u` (channels) the bonus of the current token, `k` and `v`
     (batch, tokens, channels). On a CPU a fused kernel computes it, elsewhere plain PyTorch.
@@ -38,7 +38,7 @@ def wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None)
 
 
 def wkv_loop(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Compute `wkv` token by token in PyTorch, on any device and with autograd."""
+    """What `wkv` computes, token by token in PyTorch, on any device and with autograd."""
     p, q, o = (empty_state(k) if state is None else state).unbind(1)
     outputs = []
     for kt, vt in zip(k.unbind(1), v.unbind(1), strict=True):
@@ -52,7 +52,7 @@ def wkv_loop(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = 
 
 
 def fused_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Run the WKV kernel, float32 or float64 on a CPU; no gradient."""
+    """What `wkv` computes, by the kernel: float32 or float64 on a CPU; no gradient."""
     k, v = k.detach().contiguous(), v.detach().contiguous()
     last = empty_state(k) if state is None else state.detach().clone()
     y = torch.empty_like(k)
@@ -65,7 +65,7 @@ class FusedWKV(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        """Return wkv (batch, tokens, channels) and the last state (batch, 3, channels)."""
+        """wkv (batch, tokens, channels) and the last state (batch, 3, channels)."""
         ctx.save_for_backward(w, u, k, v)
         y, last = fused_wkv(w, u, k, v)
         ctx.mark_non_differentiable(last)
@@ -73,7 +73,7 @@ class FusedWKV(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-        """Return the gradients of w, u, k and v."""
+        """The gradients of w, u, k and v."""
         w, u, k, v = (tensor.contiguous() for tensor in ctx.saved_tensors)
         gw, gu = (k.new_empty(k.shape[0], k.shape[2]) for _ in range(2))
         gk, gv = torch.empty_like(k), torch.empty_like(v)

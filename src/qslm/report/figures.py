@@ -15,18 +15,20 @@ from qslm.report.frame import (
     frame,
     front,
     inside,
+    is_beyond,
+    is_full,
     loss_axis,
     loss_of,
     megabyte_range,
     megabyte_ticks,
     tiers_of,
 )
-from qslm.report.limits import budget_lines, line
+from qslm.report.limits import budget_levels, budget_lines
 from qslm.report.record import Grid, Point, Record, spell_value
 from qslm.units import MB, format_bytes
 
 Figure = dict[str, Any]
-BITS_TICKS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 32)
+BITS_TICKS = (1, 2, 4, 8, 16, 32)
 
 
 def pareto(record: Record) -> Figure:
@@ -36,12 +38,7 @@ def pareto(record: Record) -> Figure:
     traces += [_legend_entry(tier) for tier in tiers_of(record.points)]
     traces += [_star(record, p, top) for p in record.points if p.selected]
     layout: Figure = {
-        "xaxis": {
-            "title": {"text": "model file (MB)"},
-            "type": "log",
-            "tickvals": megabyte_ticks(record.points),
-            "range": [math.log10(edge) for edge in megabyte_range(record)],
-        },
+        "xaxis": _megabytes(record),
         "yaxis": {"title": {"text": escape(loss_axis(record))}, "range": [low, top], **_percent(record)},
     }
     return {"data": traces, "layout": layout | budget_lines(record)}
@@ -61,14 +58,9 @@ def tiers(record: Record) -> Figure:
             "range": [low, top],
             **_percent(record),
         },
-        "yaxis2": {"title": {"text": "MB"}, "domain": [0, 0.36], "rangemode": "tozero"},
+        "yaxis2": {"domain": [0, 0.36], **_megabytes(record)},
     }
-    lines = budget_lines(record)
-    layout["shapes"] = [s for s in lines["shapes"] if s["name"] == "loss"]
-    layout["annotations"] = [a for a in lines["annotations"] if a["name"] == "loss"]
-    if record.limits.max_bytes is not None:
-        layout["shapes"].append(line("bytes", "paper", "y2", y=record.limits.max_bytes / MB))
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": layout | budget_levels(record)}
 
 
 def heat_map(grid: Grid) -> Figure:
@@ -123,6 +115,16 @@ def hover(record: Record, point: Point) -> str:
     return "<br>".join(lines)
 
 
+def _megabytes(record: Record) -> Figure:
+    """The logarithmic axis of megabytes."""
+    return {
+        "title": {"text": "model file (MB)"},
+        "type": "log",
+        "tickvals": megabyte_ticks(record.points),
+        "range": [math.log10(edge) for edge in megabyte_range(record)],
+    }
+
+
 def _percent(record: Record) -> Figure:
     return {"tickformat": ".1~%"} if record.limits.kind == "relative" else {}
 
@@ -142,7 +144,7 @@ def _cloud(record: Record, tier: str, top: float, over_numbers: bool = False) ->
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "color": colour_of(tier),
-            "size": [9 if p.accepted else 8 for p in points],
+            "size": [9 if is_full(p) else 8 for p in points],
             "symbol": [_symbol(p, top) for p in points],
             "line": {"width": 1.5, "color": colour_of(tier)},
         },
@@ -160,9 +162,9 @@ def _legend_entry(tier: str) -> Figure:
 
 
 def _symbol(point: Point, top: float) -> str:
-    if not loss_of(point) < top:
+    if is_beyond(point, top):
         return "triangle-up-open"
-    return "circle" if point.accepted or point.loss is None else "circle-open"
+    return "circle" if is_full(point) else "circle-open"
 
 
 def _error_bars(points: Sequence[Point], top: float, colour: str) -> Figure:
@@ -225,6 +227,6 @@ def _bytes_line(record: Record, tier: str) -> Figure:
         "marker": {
             "color": colour_of(tier),
             "size": 6,
-            "symbol": ["circle" if p.accepted else "circle-open" for p in points],
+            "symbol": ["circle" if is_full(p) else "circle-open" for p in points],
         },
     }

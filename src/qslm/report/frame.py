@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 from qslm.budget import spell_loss
 from qslm.report.record import Point, Record
-from qslm.units import MB
+from qslm.units import MB, format_bytes
 
 # Okabe and Ito's palette: told apart by colour-blind readers, on white and on black.
-COLOURS = {"baseline": "#8a8f98", "global": "#3b8fd1", "block": "#e69f00", "module": "#17a67c"}
-OTHER = "#cc79a7"
+COLOURS = {
+    "baseline": "#8a8f98", "global": "#3b8fd1", "sensitivity": "#cc79a7", "block": "#e69f00", "module": "#17a67c",
+}  # fmt: skip
+OTHER = "#7a5ab5"
 SELECTED = "#e0483a"
 ZERO_LOSS = 1e-9
 
@@ -29,13 +31,23 @@ def loss_of(point: Point) -> float:
     return 0.0 if point.loss is None else point.loss
 
 
+def is_full(point: Point) -> bool:
+    """Whether its mark is filled: both promises kept, or the baseline, which has none to keep."""
+    return point.accepted or point.loss is None
+
+
+def is_beyond(point: Point, top: float) -> bool:
+    """Whether its loss lies above the frame, or is not a number."""
+    return not loss_of(point) < top
+
+
 def frame(record: Record) -> tuple[float, float]:
     """The lowest and highest loss that the figures show; what lies above is drawn at the top edge.
 
     A network at two bits can be a thousand times worse than one that keeps the promise: shown to scale it would
     hide every difference that matters.
     """
-    kept = [p for p in record.points if p.accepted or p.selected or p.loss is None]
+    kept = [p for p in record.points if is_full(p) or p.selected]
     limit = record.limits.max_loss or 0.0
     every = sorted(filter(math.isfinite, map(loss_of, record.points))) or [0.0]
     highs = list(filter(math.isfinite, (max(loss_of(p), p.loss_high or 0.0) for p in kept)))
@@ -67,7 +79,7 @@ def inside(value: float, top: float) -> float:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The candidates that no other beats in both bytes and loss, by rising size."""
+    """The points that no other beats in both bytes and loss, by rising size."""
     best, line = float("inf"), []
     for point in sorted(points, key=lambda p: (p.measured.file_bytes, loss_of(p))):
         if loss_of(point) < best:
@@ -87,3 +99,9 @@ def limit_text(record: Record) -> str:
     """`limit 2.00 points`; empty without a limit on the loss."""
     limit = record.limits.max_loss
     return "" if limit is None else f"limit {spell_loss(record.limits.kind, limit, signed=False)}"
+
+
+def size_text(record: Record) -> str:
+    """`limit 4.05 MB`; empty without a limit on the memory."""
+    size = record.limits.max_bytes
+    return "" if size is None else f"limit {format_bytes(size).partition(' (')[0]}"

@@ -4,7 +4,7 @@ import math
 from html import escape
 from typing import Any
 
-from qslm.report.frame import SELECTED, limit_text
+from qslm.report.frame import SELECTED, limit_text, size_text
 from qslm.report.record import Record
 from qslm.units import MB
 
@@ -12,22 +12,36 @@ Figure = dict[str, Any]
 
 
 def budget_lines(record: Record) -> dict[str, list[Figure]]:
-    """The shapes of both limits, named `loss` and `bytes`, and the words beside them."""
-    shapes, notes = [], []
-    limits = record.limits
-    if limits.max_loss is not None:
-        shapes.append(line("loss", "paper", "y", y=limits.max_loss))
-        place = {"xref": "paper", "x": 1, "y": limits.max_loss, "xanchor": "right", "yanchor": "bottom"}
-        notes.append(_note("loss", limit_text(record), place))
-    if limits.max_bytes is not None:
-        shapes.append(line("bytes", "x", "paper", x=limits.max_bytes / MB))
-        where = math.log10(limits.max_bytes / MB)
-        place = {"yref": "paper", "y": 1, "x": where, "xanchor": "left", "yanchor": "top"}
-        notes.append(_note("bytes", f"{limits.max_bytes / MB:.2f} MB", place))
+    """The limits of the Pareto plot, named `loss` and `bytes`: lines over it, and the words beside them."""
+    shapes, notes = _levels(record.limits.max_loss, "loss", "y", limit_text(record))
+    size = record.limits.max_bytes
+    if size:
+        shapes.append(_line("bytes", "x", "paper", x=size / MB))
+        place = {"yref": "paper", "y": 1, "x": math.log10(size / MB), "xanchor": "left", "yanchor": "top"}
+        notes.append(_note("bytes", size_text(record), place))
     return {"shapes": shapes, "annotations": notes}
 
 
-def line(name: str, xref: str, yref: str, x: float | None = None, y: float | None = None) -> Figure:
+def budget_levels(record: Record) -> dict[str, list[Figure]]:
+    """The limits of the search's course: the loss on the axis `y`, the megabytes on `y2`."""
+    size = record.limits.max_bytes
+    losses, loss_notes = _levels(record.limits.max_loss, "loss", "y", limit_text(record))
+    sizes, size_notes = _levels(size / MB if size else None, "bytes", "y2", size_text(record), logarithmic=True)
+    return {"shapes": losses + sizes, "annotations": loss_notes + size_notes}
+
+
+def _levels(
+    height: float | None, name: str, axis: str, text: str, logarithmic: bool = False
+) -> tuple[list[Figure], list[Figure]]:
+    """A line at `height` and its words; none without a height. On a logarithmic axis Plotly places words by log10."""
+    if height is None:
+        return [], []
+    where = math.log10(height) if logarithmic else height
+    place = {"xref": "paper", "x": 1, "yref": axis, "y": where, "xanchor": "right", "yanchor": "bottom"}
+    return [_line(name, "paper", axis, y=height)], [_note(name, text, place)]
+
+
+def _line(name: str, xref: str, yref: str, x: float | None = None, y: float | None = None) -> Figure:
     """A dashed line over the whole plot, at `x` or at `y`."""
     xs = (0, 1) if x is None else (x, x)
     ys = (0, 1) if y is None else (y, y)

@@ -75,16 +75,27 @@ def _promise(record: Record, badge: str) -> str:
     if limits.max_loss is None:
         return "No limit was set on the loss."
     limit = spell_loss(limits.kind, limits.max_loss, signed=False)
-    return f"Promise to lose at most {limit} of {escape(record.metric)}: {badge}"
+    metric = escape(record.metric)
+    promise = f"lose at most {limit} of {metric}" if record.higher_is_better else f"raise {metric} by at most {limit}"
+    return f"Promise to {promise}, on the report split: {badge}{_MEANING.get(record.answer.conclusion, '')}"
+
+
+_MEANING = {
+    "met": " The whole 95 % interval of the loss keeps it.",
+    "not shown": " The 95 % interval of the loss reaches beyond it.",
+    "broken": " The whole 95 % interval of the loss lies beyond it.",
+}
 
 
 def _cards(record: Record) -> Iterable[str]:
     base, chosen = record.baseline, record.selected
-    yield card(f"baseline {record.metric}", spell_value(record.metric, base.value), _spread(record, base))
+    split = "search split" if chosen is None else "report split"
+    yield card(f"baseline {record.metric}, {split}", spell_value(record.metric, base.value), _spread(record, base))
     if chosen is None:
         return
-    yield card(f"selected {record.metric}", spell_value(record.metric, chosen.value), _spread(record, chosen))
-    yield card("loss, paired", *_loss_texts(record))
+    value = spell_value(record.metric, chosen.value)
+    yield card(f"selected {record.metric}, {split}", value, _spread(record, chosen))
+    yield card(f"loss, paired, {split}", *_loss_texts(record))
     size, _, binary = format_bytes(chosen.file_bytes).partition(" (")
     yield card("model file", size, binary.rstrip(")") + _within(record))
     if record.saving is not None:
@@ -133,7 +144,7 @@ def _pareto(record: Record) -> str:
         "Quality against memory",
         "Each mark is one allocation, measured on the search split against the baseline, in pairs, with its two-sided"
         " 95 % interval. Full: both promises kept, the loss judged by "
-        f"{judged}. Open: not. Triangle: beyond the frame. Dashed: the budget.",
+        f"{judged}. Open: one or both not kept. Triangle: beyond the frame. Dashed: the limits of the budget.",
     )
 
 
@@ -197,7 +208,7 @@ def cell(text: str, value: float | None) -> str:
 
 
 def _kept(good: bool) -> str:
-    return "kept" if good else "broken"
+    return "kept" if good else "not kept"
 
 
 def provenance(terms: Iterable[tuple[str, str]]) -> str:

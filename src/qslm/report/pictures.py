@@ -13,11 +13,14 @@ from qslm.report.frame import (
     frame,
     front,
     inside,
+    is_beyond,
+    is_full,
     limit_text,
     loss_axis,
     loss_of,
     megabyte_range,
     megabyte_ticks,
+    size_text,
     tiers_of,
 )
 from qslm.report.record import Grid, Point, Record
@@ -29,6 +32,13 @@ if TYPE_CHECKING:
 
 DPI = 150
 INK = "#30363f"
+LIMIT_LINE: dict[str, Any] = {"color": SELECTED, "linestyle": "--", "linewidth": 1.2}
+LIMIT_TEXT: dict[str, Any] = {
+    "color": SELECTED,
+    "fontsize": 9,
+    "zorder": 6,
+    "bbox": {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+}
 
 
 def draw_pictures(record: Record, folder: Path) -> list[Path]:
@@ -77,8 +87,13 @@ def pareto(record: Record) -> "Figure":
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(*megabyte_range(record))
     axes.set_xlabel("model file (MB)")
-    _finish(axes, record)
-    _budget(axes, record, upright=True)
+    _finish(axes, record, top)
+    _loss_limit(axes, record)
+    if record.limits.max_bytes is not None:
+        size = record.limits.max_bytes / MB
+        axes.axvline(size, **LIMIT_LINE)
+        beside = {"xytext": (4, -2), "textcoords": "offset points", "ha": "left", "va": "top", **LIMIT_TEXT}
+        axes.annotate(size_text(record), (size, 1), xycoords=("data", "axes fraction"), **beside)
     return figure
 
 
@@ -91,18 +106,22 @@ def tiers(record: Record) -> "Figure":
         points = [p for p in record.points if p.tier == tier]
         numbers = [float(p.number) for p in points]
         _marks(upper, points, numbers, tier, top)
-        faces = [colour_of(tier) if p.accepted else "none" for p in points]
+        faces = [colour_of(tier) if is_full(p) else "none" for p in points]
         sizes = [p.measured.file_bytes / MB for p in points]
         lower.scatter(numbers, sizes, s=22, facecolors=faces, edgecolors=colour_of(tier))
     upper.set_ylim(low, top)
-    _finish(upper, record)
-    _budget(upper, record, upright=False)
-    lower.set_ylim(bottom=0)
-    lower.set_ylabel("MB")
+    _finish(upper, record, top)
+    _loss_limit(upper, record)
+    lower.set_yscale("log")
+    lower.set_yticks(megabyte_ticks(record.points))
+    lower.set_yticks([], minor=True)
+    lower.yaxis.set_major_formatter("{x:g}")
+    lower.set_ylim(*megabyte_range(record))
+    lower.set_ylabel("model file (MB)")
     lower.set_xlabel("evaluation")
     _plain(lower)
     if record.limits.max_bytes is not None:
-        lower.axhline(record.limits.max_bytes / MB, color=SELECTED, linestyle="--", linewidth=1.2)
+        _level(lower, record.limits.max_bytes / MB, size_text(record))
     return figure
 
 
@@ -111,16 +130,17 @@ def bits(grid: Grid) -> "Figure":
     figure = new_figure(2.6 + 0.62 * len(grid.modules), 1.8 + 0.36 * len(grid.blocks))
     axes = figure.subplots()
     values = [[math.nan if b is None else math.log2(b) for b in row] for row in grid.bits]
-    axes.imshow(values, cmap="viridis_r", vmin=0, vmax=5, aspect="auto")
+    axes.pcolormesh(values, cmap="viridis_r", vmin=0, vmax=5, edgecolors="white", linewidth=2)
+    axes.invert_yaxis()
     for i, row in enumerate(grid.bits):
         for j, b in enumerate(row):
             if b is not None:
                 ink = "white" if math.log2(b) > 2.6 else "black"
-                axes.text(j, i, f"{b:g}", ha="center", va="center", color=ink, fontsize=9)
-    axes.set_xticks(
-        range(len(grid.modules)), plain_text(grid.modules), rotation=45, ha="left", rotation_mode="anchor", fontsize=9
-    )
-    axes.set_yticks(range(len(grid.blocks)), plain_text(grid.blocks), fontsize=9)
+                axes.text(j + 0.5, i + 0.5, f"{b:g}", ha="center", va="center", color=ink, fontsize=9)
+    columns, rows = ([i + 0.5 for i in range(len(names))] for names in (grid.modules, grid.blocks))
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
+    axes.set_xticks(columns, plain_text(grid.modules), fontsize=9, **slanted)
+    axes.set_yticks(rows, plain_text(grid.blocks), fontsize=9)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0, colors=INK)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -135,12 +155,11 @@ def plain_text(texts: Sequence[str]) -> list[str]:
 
 def _marks(axes: "Axes", points: list[Point], xs: list[float], tier: str, top: float) -> None:
     colour = colour_of(tier)
-    beyond = [not loss_of(p) < top for p in points]
     for marker, wanted in (("o", False), ("^", True)):
-        chosen = [(x, p) for x, p, b in zip(xs, points, beyond, strict=True) if b == wanted]
+        chosen = [(x, p) for x, p in zip(xs, points, strict=True) if is_beyond(p, top) == wanted]
         if not chosen:
             continue
-        faces = [colour if p.accepted or p.loss is None else "none" for _, p in chosen]
+        faces = [colour if is_full(p) else "none" for _, p in chosen]
         ys = [inside(loss_of(p), top) for _, p in chosen]
         axes.scatter([x for x, _ in chosen], ys, s=32, marker=marker, facecolors=faces, edgecolors=colour, zorder=3)
     axes.plot([], [], "o", color=colour, label=tier)
@@ -158,25 +177,33 @@ def _front_line(axes: "Axes", record: Record, top: float) -> None:
     axes.plot(xs, ys, drawstyle="steps-post", color="#8a8f98", linestyle=":", linewidth=1, label="front")
 
 
-def _budget(axes: "Axes", record: Record, upright: bool) -> None:
-    limits = record.limits
-    style: dict[str, Any] = {"color": SELECTED, "linestyle": "--", "linewidth": 1.2}
-    if limits.max_loss is not None:
-        axes.axhline(limits.max_loss, **style)
-        place: dict[str, Any] = {"ha": "right", "va": "bottom", "color": SELECTED, "fontsize": 9, "zorder": 6}
-        place["bbox"] = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-        axes.annotate(limit_text(record), (1, limits.max_loss), xycoords=("axes fraction", "data"), **place)
-    if upright and limits.max_bytes is not None:
-        axes.axvline(limits.max_bytes / MB, **style)
+def _loss_limit(axes: "Axes", record: Record) -> None:
+    if record.limits.max_loss is not None:
+        _level(axes, record.limits.max_loss, limit_text(record))
 
 
-def _finish(axes: "Axes", record: Record) -> None:
+def _level(axes: "Axes", height: float, text: str) -> None:
+    """A limit as a dashed line at `height`, its words above its right end."""
+    axes.axhline(height, **LIMIT_LINE)
+    place = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom", **LIMIT_TEXT}
+    axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), **place)
+
+
+def _finish(axes: "Axes", record: Record, top: float) -> None:
+    """The axis of losses, and above the plot, where no point can be, the legend of the marks that there are."""
     from matplotlib.ticker import PercentFormatter
 
     axes.set_ylabel(loss_axis(record))
     if record.limits.kind == "relative":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    if not all(map(is_full, record.points)):
+        judged = " (by the bound)" if record.limits.decision == "bound" else ""
+        axes.plot([], [], "o", color=INK, markerfacecolor="none", label=f"budget not kept{judged}")
+    if any(is_beyond(p, top) for p in record.points):
+        axes.plot([], [], "^", color=INK, markerfacecolor="none", label="beyond the frame")
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     _plain(axes)
 
 

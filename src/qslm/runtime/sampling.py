@@ -21,7 +21,7 @@ def generate(
     top_p: float = 0.95,
     seed: int = 0,
 ) -> str:
-    """Return `prompt` and up to `tokens` tokens after it; the same seed gives the same text.
+    """`prompt` and up to `tokens` tokens after it; the same seed gives the same text.
 
     `temperature` 0 takes the likeliest token. Raises TaskError on unusable settings or a classifier.
     """
@@ -31,7 +31,7 @@ def generate(
 def stream(
     model: SpikeGPT, tokenizer: Tokenizer, prompt: str, tokens: int, temperature: float, top_p: float, seed: int
 ) -> Iterator[int]:
-    """Yield the ids that follow `prompt`, until the end-of-text token or `tokens` of them."""
+    """The ids that follow `prompt`, until the end-of-text token or `tokens` of them."""
     _check(model, tokens, temperature, top_p)
     generator = torch.Generator().manual_seed(seed % 2**63)
     end = tokenizer.token_to_id(END_OF_TEXT)
@@ -50,7 +50,7 @@ def stream(
 
 @torch.inference_mode()  # here and not around the loop: at a yield it would reach into the caller's code
 def _advance(model: SpikeGPT, ids: Tensor, state: list[LayerState]) -> tuple[Tensor, list[LayerState]]:
-    """Return the logits (vocabulary,) after ids (tokens,), of the last one alone, and the state."""
+    """The logits (vocabulary,) of the last of ids (tokens,) alone, and the state after it."""
     x, state = model.hidden(ids[None].to(model.ln_out.weight.device), state, None)
     return model.head(x[:, -1:])[0, 0], state
 

@@ -20,7 +20,7 @@ from qslm.training.loop import History, device_of
 
 
 def firing_rates(model: SpikeGPT, ids: Tensor, mask: Tensor | None = None) -> list[dict[str, float]]:
-    """Return the share of tokens on which neurons fire, one row a block: attention and feed-forward.
+    """The share of tokens on which neurons fire, one row a block: attention and feed-forward.
 
     `ids` (batch, tokens); padding, where `mask` is False, does not count.
     """
@@ -78,7 +78,7 @@ def _stage_all(
 
 
 def draw_loss(history: History, file: IO[bytes]) -> None:
-    """Draw training and validation curve as a PNG."""
+    """Draw the training and the validation curve as a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for label, points in (("training", history.training), ("validation", history.validation)):

@@ -37,12 +37,12 @@ class Sentences:
 
     @classmethod
     def encoded(cls, text: LabelledText, tokenizer: Tokenizer, context: int) -> "Sentences":
-        """Encode each sentence, cut after `context` tokens."""
+        """The sentences of `text`, each cut after `context` tokens."""
         ids = [encode(tokenizer, sentence)[:context] for sentence in text.sentences]
         return cls(ids, torch.tensor(text.labels), padding_id(tokenizer))
 
     def padded(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
-        """Return ids (batch, tokens) and the mask (batch, tokens) of real tokens; an empty sentence is one padding."""
+        """The ids (batch, tokens) and the mask (batch, tokens) of real tokens; an empty sentence is one padding."""
         ids = torch.nn.utils.rnn.pad_sequence([self.ids[i] for i in chosen], batch_first=True, padding_value=-1)
         if ids.shape[1] == 0:
             ids = ids.new_full((len(chosen), 1), -1)
@@ -110,7 +110,10 @@ def _train(
 
 
 def classifier_from(start: SpikeGPT | None, tokenizer: Tokenizer, classes: int, seed: int) -> SpikeGPT:
-    """Return a trainable classifier with the body of `start`, or a freshly initialized one of the mini's size."""
+    """A trainable classifier with the body of `start`, or a freshly initialized one of the mini's size.
+
+    Raises TrainingError when the tokenizer has more words than `start`.
+    """
     vocabulary = tokenizer.get_vocab_size()
     if start is None:
         return new_spikegpt(SpikeGPTConfig(vocabulary, 256, 6, 1024, 256, classes), seed)
@@ -129,7 +132,7 @@ def classifier_from(start: SpikeGPT | None, tokenizer: Tokenizer, classes: int, 
 
 
 def digest_of(model: SpikeGPT) -> str:
-    """Return the sha256 of names and parameters, so that a training goes on only from the network it began with.
+    """The sha256 of names and parameters, so that a training goes on only from the network it began with.
 
     It stands in the saved states of trainings: another digest of the same network would orphan them.
     """
@@ -141,7 +144,7 @@ def digest_of(model: SpikeGPT) -> str:
 
 
 def batches_of_epoch(lengths: list[int], batch: int, epoch: int, seed: int) -> list[list[int]]:
-    """Return the sentences of each step of an epoch: shuffled, then sorted by length within pools of batches."""
+    """The sentences of each step of an epoch: shuffled, then sorted by length within pools of batches."""
     generator = generator_of(seed, epoch)
     order = torch.randperm(len(lengths), generator=generator).tolist()
     batches = []
@@ -152,7 +155,7 @@ def batches_of_epoch(lengths: list[int], batch: int, epoch: int, seed: int) -> l
 
 
 def accuracy(model: SpikeGPT, sentences: Sentences, batch: int) -> float:
-    """Share of sentences whose class the model finds, evaluation mode."""
+    """The share of sentences whose class the model finds, in evaluation mode."""
     model.eval()
     device = device_of(model)
     order = sorted(range(len(sentences.ids)), key=lambda i: len(sentences.ids[i]))
@@ -166,7 +169,7 @@ def accuracy(model: SpikeGPT, sentences: Sentences, batch: int) -> float:
 
 
 class _Loss:
-    """Training loss of a step; remembers the order of the epoch that it is in."""
+    """The training loss of a step; remembers the order of the epoch that it is in."""
 
     def __init__(self, model: SpikeGPT, sentences: Sentences, settings: ClassifierSettings) -> None:
         self.model, self.sentences, self.settings = model, sentences, settings
@@ -174,7 +177,7 @@ class _Loss:
         self.epoch, self.batches = -1, [[0]]
 
     def __call__(self, step: int) -> Tensor:
-        """Return the mean cross entropy of the step's batch."""
+        """The mean cross entropy of the step's batch, in nats per sentence."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
             lengths = [len(ids) for ids in self.sentences.ids]

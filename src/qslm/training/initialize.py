@@ -9,12 +9,12 @@ from qslm.models.spikegpt import Block, SpikeGPT, SpikeGPTConfig
 
 
 def training_device() -> torch.device:
-    """Return a GPU where PyTorch sees one, as for loaded checkpoints."""
+    """A GPU where PyTorch sees one, as for loaded checkpoints."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def new_spikegpt(config: SpikeGPTConfig, seed: int) -> SpikeGPT:
-    """Return an untrained network; PyTorch's own initialization, which draws from a global generator, is not run."""
+    """An untrained network; PyTorch's own initialization, which draws from a global generator, is not run."""
     with torch.device("meta"):
         model = SpikeGPT(config)
     model.to_empty(device="cpu")

@@ -68,7 +68,7 @@ def _train(settings: LanguageModelSettings, corpus: TextCorpus, progress: Progre
 
 
 def windows_of_step(count: int, batch: int, step: int, seed: int) -> list[int]:
-    """Return which `batch` of `count` windows step `step` sees; every epoch has its own order."""
+    """The `batch` of `count` windows that step `step` sees; every epoch has its own order."""
     places = (divmod(position, count) for position in range(step * batch, (step + 1) * batch))
     return [int(_order_of_epoch(count, epoch, seed)[place]) for epoch, place in places]
 
@@ -101,13 +101,13 @@ def _check_length(text: str, ids: Tensor, needed: int) -> None:
 
 
 def _windows(ids: Tensor, context: int) -> tuple[Tensor, Tensor]:
-    """Whole windows of ids and, one token later, their targets; both (windows, context)."""
+    """The whole windows of ids and, one token later, their targets; both (windows, context)."""
     end = (len(ids) - 1) // context * context
     return ids[:end].view(-1, context), ids[1 : end + 1].view(-1, context)
 
 
 def _validation_loss(model: SpikeGPT, inputs: Tensor, targets: Tensor) -> float:
-    """Mean nats per token over windows (windows, context), evaluation mode, float32."""
+    """The mean nats per token over windows (windows, context), in evaluation mode and float32."""
     model.eval()
     device, total = device_of(model), 0.0
     with torch.inference_mode():

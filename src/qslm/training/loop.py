@@ -32,7 +32,7 @@ class OptimizerSettings:
     gradient_norm: float = 1.0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of `step`, counted from 0."""
+        """The learning rate of `step`, counted from 0."""
         if step < self.warmup_steps:
             return self.peak_rate * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -54,12 +54,12 @@ class History:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where the parameters of `model` are."""
+    """Where the parameters of `model` are."""
     return next(model.parameters()).device
 
 
 def generator_of(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return the generator of step or epoch `number` of the training with `seed`, for tensors on `device`.
+    """The generator of step or epoch `number` of the training with `seed`, for tensors on `device`.
 
     PyTorch's CPU generator sees only the low 32 bits of what seeds it, so both are mixed into those.
     """
@@ -67,7 +67,7 @@ def generator_of(seed: int, number: int, device: torch.device | str = "cpu") -> 
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Weight decay for matrices only."""
+    """AdamW with weight decay for matrices alone."""
     matrices = [p for p in model.parameters() if p.squeeze().ndim > 1]
     vectors = [p for p in model.parameters() if p.squeeze().ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -151,7 +151,10 @@ def save(
 def resume(
     path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, History]:
-    """Load the state of `path` into model and optimizer; return the next step and the history."""
+    """Load the state of `path` into model and optimizer; return the next step and the history.
+
+    Raises TrainingError when the file is damaged, or of another training or network.
+    """
     if not path.exists():
         return 0, History()
     try:

@@ -7,14 +7,14 @@ ROWS = 512  # tokens whose logits exist at once
 
 
 class NextTokenLoss(torch.autograd.Function):
-    """Mean cross entropy of `x @ weight.T` against targets; both gradients are computed in the forward pass.
+    """The mean cross entropy of `x @ weight.T` against targets; both gradients are computed in the forward pass.
 
     x (tokens, width), weight (vocabulary, width), targets (tokens,). Products run in bfloat16, sums in float32.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """Return the mean loss in nats per token."""
+        """The mean loss in nats per token."""
         low_x, low_weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
         gradient_x = torch.empty_like(low_x)
         gradient_weight = torch.zeros_like(weight)
@@ -34,12 +34,12 @@ class NextTokenLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
-        """Return the gradients of x and weight."""
+        """The gradients of x and weight."""
         gradient_x, gradient_weight = ctx.saved_tensors
         return gradient_x.float() * gradient, gradient_weight * gradient, None
 
 
 def next_token_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy in nats per token of the head `weight` (vocabulary, width) on x (tokens, width)."""
+    """The mean cross entropy in nats per token of the head `weight` (vocabulary, width) on x (tokens, width)."""
     loss: Tensor = NextTokenLoss.apply(x, weight, targets)
     return loss

@@ -40,7 +40,7 @@ class LanguageModelSettings:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps."""
+        """The optimizer steps that see `tokens` tokens, at least 1."""
         return max(1, self.tokens // (self.batch * self.context))
 
 
@@ -66,12 +66,12 @@ Settings: TypeAlias = LanguageModelSettings | ClassifierSettings
 
 
 def chosen(settings: Settings) -> dict[str, Any]:
-    """Return the settings that decide what is trained: all but the folders."""
+    """The settings that decide what is trained: all but the folders."""
     return {name: value for name, value in asdict(settings).items() if name not in _PLACES}
 
 
 def command(verb: str, settings: Settings, given: Sequence[str] = ()) -> str:
-    """Return the command that trains with `settings`: `verb`, the words `given`, and what differs from the defaults.
+    """The command that trains with `settings`: `verb`, the words `given`, and what differs from the defaults.
 
     The output folder goes by its last name, and `--data` is left out: both belong to one machine.
     """
