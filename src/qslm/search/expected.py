@@ -58,7 +58,7 @@ class ExpectedFront:
         points = sorted((point for point, loss in measured.items() if np.isfinite(loss)), reverse=True)
         if not points:
             return self._loss(costs)
-        nats = np.maximum(self._nats(np.array([measured[point] for point in points])), _LEAST)
+        nats = self._nats(np.array([measured[point] for point in points])).clip(_LEAST, 1 / _LEAST)
         factors = np.log((nats / costs[points]).clip(1 / LARGEST_CORRECTION, LARGEST_CORRECTION))
         table = _extended(np.log(costs[points]), factors, np.log(costs[[-1, 0]]))
         return self._loss(costs * np.exp(np.interp(np.log(costs), *table)))

@@ -24,7 +24,7 @@ from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 
 VERIFICATIONS = 8  # points of the front that are evaluated, at most
 MOVES = 2  # exchanges that are tried, at most
-HALVING = 5  # evaluations after which the smallest is sought by halving, and no more where it is expected
+HALVING = 5  # evaluations after which the smallest is sought by halving, not where it is expected
 NEAR = 0.01  # points whose sizes differ by a smaller share count as one
 HEADER = 16  # bytes by which the header of a file may differ, for each site
 
@@ -92,30 +92,33 @@ class KnapsackSearch(Strategy):
 
     def _verifications(self, expected: ExpectedFront) -> Steps:
         """Evaluate the most promising point, until no other is expected to be better."""
-        sizes, largest = expected.front.sizes, 1 + NEAR
-        fitting = self._fitting(expected.front)
-        open_ = fitting
+        sizes = expected.front.sizes
+        fitting = open_ = self._fitting(expected.front)
         for _ in range(VERIFICATIONS):
             point = self._promising(expected, open_)
             if point is None:
                 return
             outcome = yield from self._verified(expected, point)
             if not outcome.quality_ok:
-                open_ = open_[sizes[open_] >= largest * sizes[point]]
+                open_ = open_[sizes[open_] >= (1 + NEAR) * sizes[point]]
                 if not len(open_) and fitting[-1] not in expected.evidence:
                     open_ = fitting[-1:]
 
     def _promising(self, expected: ExpectedFront, open_: Places) -> int | None:
-        """The best of the open points by what is expected; None where it is as good as evaluated."""
+        """The best of the open points by what is expected; None where it is as good as evaluated.
+
+        Where expectations have failed HALVING times, the middle; where nothing has held, at last the largest point.
+        """
         sizes, evidence = expected.front.sizes, expected.evidence
         kept = [point for point, outcome in evidence.items() if outcome.quality_ok]
         held = open_[expected.decisive[open_] <= self._limit_of_loss]
-        if not len(held):
-            return None if kept or not len(open_) else int(open_[-1])
-        if self._goal.budget.prefer == "smallest" and HALVING <= len(evidence) != len(kept):
+        if not len(open_) or (kept and not len(held)):
+            return None
+        if not kept and (not len(held) or len(evidence) == VERIFICATIONS - 1):
+            return int(open_[-1])
+        if len(evidence) >= HALVING and (not kept or self._goal.budget.prefer == "smallest"):
             within = open_[open_ <= min(kept, default=open_[-1])]
-            middle = np.searchsorted(sizes[within], (sizes[within[0]] + sizes[within[-1]]) / 2) if len(within) else 0
-            held = within[middle:] if len(within) else held
+            held = within[2 * sizes[within] >= sizes[within[0]] + sizes[within[-1]]] if len(within) else held
         point = int(held[np.argmin(expected.orders[held])])
         return None if any(abs(sizes[point] - sizes[one]) <= NEAR * sizes[one] for one in kept) else point
 
