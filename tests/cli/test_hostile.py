@@ -84,7 +84,7 @@ def test_a_checkpoint_that_is_no_network(refused, tmp_path):
 def test_an_altered_packed_model(refused, call, checkpoint, text, tmp_path):
     run = tmp_path / "run"
     words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "500%", *SURE)
-    assert call(*words, "--windows", 10, "--precisions", "8", "--limit", 1, "-o", run).exit_code == 0
+    assert call(*words, "--windows", 10, "--precisions", "8", "--max-evaluations", 1, "-o", run).exit_code == 0
     packed = run / "artifact" / "model.safetensors"
     content = bytearray(packed.read_bytes())
     content[-1] ^= 1

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 SURE = ("--binary-embedding", "true")
-FAST = ("--precisions", "8 4", "--limit", 12, "--context", 16, "--windows", 40)
+FAST = ("--precisions", "8 4", "--max-evaluations", 12, "--context", 16, "--windows", 40)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_the_summary_counts_what_selection_json_counts_and_says_that_the_limit_r
     stored = json.loads((run / "selection.json").read_text())
     shown = (run / "stdout").read_text()
     assert f"{stored['evaluations']} evaluations, baseline" in shown
-    assert (stored["stopped"] == "limit") == ("stopped at its --limit" in shown)
+    assert (stored["stopped"] == "evaluations") == ("stopped at its --max-evaluations" in shown)
 
 
 @pytest.mark.parametrize("percent", ["", "-1%", "x%", "0%", "nan%", "1e400%", "%"])
@@ -174,7 +174,7 @@ def test_an_impossible_budget_is_refused_before_the_weights_are_looked_at(refuse
 
 
 def test_the_budget_that_the_refusal_names_is_possible(refused, call, checkpoint, text, tmp_path):
-    words = ("search", checkpoint, "--task", "text", "--file", text, *SURE, *FAST, "--limit", 1, "-o", tmp_path / "run")
+    words = ("search", checkpoint, "--task", "text", "--file", text, *SURE, *FAST, "--max-evaluations", 1, "-o", tmp_path / "run")
     nearest = re.search(r"--max-memory (\d+B)", refused(*words, "--max-memory", "1B"))[1]
     result = call(*words, "--max-memory", nearest, "--precisions", "4", "--max-rise", "10000%", "--json")
     assert result.exit_code == 0, result.stderr
@@ -191,7 +191,7 @@ def test_a_limit_of_the_other_kind_is_refused_before_loading(refused, checkpoint
 
 def test_memory_alone_on_a_classifier_tells_losses_in_points(call, classifier, table, tmp_path):
     words = ("search", classifier, "--task", "labelled", "--file", table, "--max-memory", "50%", *SURE)
-    result = call(*words, "--precisions", "8", "--limit", 1, "-o", tmp_path / "run")
+    result = call(*words, "--precisions", "8", "--max-evaluations", 1, "-o", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     assert "points" in result.stdout and "no limit" in result.stdout
 

@@ -214,7 +214,7 @@ def test_a_limit_that_ran_out_is_said(encoder, tmp_path):
     listener = Talkative()
     selection = search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=2), progress=listener)
     assert selection.stopped == "limit" == read(tmp_path, "selection.json")["stopped"]
-    assert any("--limit 2 is reached" in text for text in listener.heard)
+    assert any("--max-evaluations 2 is reached" in text for text in listener.heard)
     assert select(tmp_path).stopped == "limit"
     whole = search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=10_000))
     assert whole.stopped is None and whole.selected.bytes < selection.selected.bytes

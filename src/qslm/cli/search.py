@@ -48,8 +48,28 @@ Precisions = Annotated[str, typer.Option("--precisions", help="Bit widths to try
 Quantizer = Annotated[
     str, typer.Option("--quantizer", help="How weights are rounded: clip, or minmax as in the paper.")
 ]
-Order = Annotated[str, typer.Option("--order", help="Order of the blocks: sensitivity, or network.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluations at most.", show_default=False)]
+Strategy = Annotated[
+    str,
+    typer.Option("--strategy", help="knapsack; or, to compare: tiered, literal, uniform, greedy, random, tpe, nsga2."),
+]
+Order = Annotated[str, typer.Option("--order", help="Order of the blocks in tiered: sensitivity, or network.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the strategies that draw.")]
+Early = Annotated[
+    bool, typer.Option("--early/--whole", help="End an evaluation once its decision is foretold, or run all of each.")
+]
+MaxEvaluations = Annotated[
+    int | None, typer.Option("--max-evaluations", min=1, help="End with the best so far.", show_default=False)
+]
+MaxSeconds = Annotated[
+    float | None, typer.Option("--max-seconds", min=0, help="End with the best so far.", show_default=False)
+]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that measure in parallel.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Measure on this Ray cluster: auto, or HOST:PORT.", show_default=False
+    ),
+]
 
 
 def search(
@@ -71,8 +91,14 @@ def search(
     quantizer: Quantizer = "clip",
     vectors: Vectors = "float32",
     signs: Signs = True,
+    strategy: Strategy = "knapsack",
     order: Order = "sensitivity",
-    limit: Limit = None,
+    seed: Seed = 0,
+    early: Early = True,
+    max_evaluations: MaxEvaluations = None,
+    max_seconds: MaxSeconds = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     windows: SearchWindows = None,
     report_windows: ReportWindows = None,
     context: Context = None,
@@ -102,7 +128,11 @@ def search(
         signs=signs,
         quantizer=quantizer,
         order=cast("BlockOrder", order),
-        max_evaluations=limit,
+        strategy=strategy,
+        seed=seed,
+        early=early,
+        max_evaluations=max_evaluations,
+        max_seconds=max_seconds,
     )
     anatomy = find_anatomy(load_skeleton(checkpoint))
     budget = make_budget(anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)
@@ -119,5 +149,5 @@ def search(
             windows={split: n for split, n in (("search", windows), ("report", report_windows)) if n} or None,
             progress=progress,
         )
-        selection = conduct(loaded, made, budget, options, output, progress)
+        selection = conduct(loaded, made, budget, options, output, progress, workers=workers, ray=ray)
     finish(selection, as_json)

@@ -19,14 +19,24 @@ if TYPE_CHECKING:
 
 
 def conduct(
-    loaded: "Checkpoint", task: "Task", budget: "Budget", options: "Options", output: Path, progress: Listener
+    loaded: "Checkpoint",
+    task: "Task",
+    budget: "Budget",
+    options: "Options",
+    output: Path,
+    progress: Listener,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
 ) -> "Selection":
     """Search, and write the report, also where nothing was accepted."""
     from qslm.errors import StudyError
     from qslm.study import search as run_search
 
     try:
-        selection = run_search(loaded, task, budget=budget, output=output, options=options, progress=progress)
+        selection = run_search(
+            loaded, task, budget=budget, output=output, options=options, progress=progress, workers=workers, ray=ray
+        )
     except StudyError:
         _report_of_failure(output, progress)
         raise

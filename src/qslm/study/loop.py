@@ -1,6 +1,7 @@
 """The loop of a study: ask, evaluate, record, tell; then select, report and pack."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from torch import nn
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, find_anatomy
 from qslm.budget import Budget, spell_loss
-from qslm.errors import AllocationError
+from qslm.errors import AllocationError, StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
 from qslm.evaluation.estimates import estimate_costs
+from qslm.evaluation.pool import Pool, make_pool
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
@@ -41,6 +43,8 @@ def search(
     output: Path | str,
     options: Options = DEFAULT_OPTIONS,
     progress: Progress = SILENT,
+    workers: int = 1,
+    ray: str | None = None,
 ) -> Selection:
     """Search the smallest (or best scored) allocation that keeps a budget, and pack it.
 
@@ -48,6 +52,10 @@ def search(
     ledger.sqlite, selection.json, artifact/. A study that was stopped goes on with the same call: what the ledger
     holds is not measured again. What an earlier search selected in the folder makes way at the start. No report is
     written: `write_report(output)` does that.
+
+    With `workers`, processes of this machine measure batches in parallel; with the address `ray`, actors on a Ray
+    cluster do, as many as it has room for unless `workers` are more than one. Each has as many threads as this
+    process, so that the selection and its bytes do not depend on their number.
 
     The network's weights and mode are given back as they were. Raises BudgetError at once on a budget that no
     allocation keeps or the metric cannot have, StudyError when the network fails a check, or when nothing is
@@ -65,10 +73,21 @@ def search(
     run = Path(output)
     with (
         Ledger.open(run / folder.LEDGER, identity(subject, task)) as ledger,
+        _pool(model, anatomy, task, progress, workers, ray) as pool,
         Evaluator(model, anatomy, task, progress) as evaluator,
     ):
         question = Question(run, subject, budget, options)
-        return _Study(question, Measurements(ledger, evaluator), progress).conduct()
+        return _Study(question, Measurements(ledger, evaluator, pool), progress).conduct()
+
+
+def _pool(
+    model: nn.Module, anatomy: Anatomy, task: Task, progress: Progress, workers: int, ray: str | None
+) -> AbstractContextManager[Pool | None]:
+    if workers < 1:
+        raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
+    if workers == 1 and ray is None:
+        return nullcontext()
+    return make_pool(model, anatomy, task, progress, workers=workers if workers > 1 else None, ray=ray)
 
 
 @dataclass(frozen=True, eq=False)

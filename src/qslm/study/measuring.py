@@ -5,17 +5,20 @@ from dataclasses import dataclass, field
 from qslm.allocation import Allocation
 from qslm.evaluation import Evaluation, Evaluator, Ledger
 from qslm.evaluation.parts import Stop, seen
+from qslm.evaluation.pool import Pool
 
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
     """The evaluations that one run of a study asks for, each measured once and then kept in the ledger.
 
-    `used` holds them by allocation key and split, in the order in which they were first asked for.
+    `used` holds them by allocation key and split, in the order in which they were first asked for. With a `pool` its
+    workers measure, and the evaluator does what needs the network here.
     """
 
     ledger: Ledger
     evaluator: Evaluator
+    pool: Pool | None = None
     used: dict[tuple[str, str], Evaluation] = field(default_factory=dict)
 
     def measure(self, allocation: Allocation, split: str, tier: str, note: str, stop: Stop | None = None) -> Evaluation:
@@ -27,7 +30,7 @@ class Measurements:
         found = self.ledger.get(allocation.key, split)
         told = None if found is None else self._told(found, split, stop)
         if told is None:
-            told = found = self.evaluator.measure(allocation, split, stop=stop, known=found)
+            told = found = (self.pool or self.evaluator).measure(allocation, split, stop=stop, known=found)
             self.ledger.put(allocation.key, split, allocation.to_json(), tier, note, told)
         self.used[allocation.key, split] = found or told
         return told
