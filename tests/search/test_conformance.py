@@ -74,7 +74,7 @@ def questions(draw, name):
         signs=draw(st.booleans()),
         quantizer=draw(st.sampled_from(("clip", "minmax"))),
         order=draw(st.sampled_from(("sensitivity", "network"))),
-        limit=draw(st.sampled_from((1, 3, ENOUGH))),
+        max_evaluations=draw(st.sampled_from((1, 3, ENOUGH))),
         strategy=name,
         seed=draw(st.integers(0, 3)),
     )
@@ -218,7 +218,7 @@ def example(name, anatomy=None):
     ]
     ends = Site("emb.weight", (40, 32), INPUT, "emb"), Site("head.weight", (40, 32), OUTPUT, "head")
     anatomy = anatomy or Anatomy((ends[0], *blocks, ends[1]))
-    options = Options(precisions=(16, 8, 6, 4, 2), strategy=name, limit=ENOUGH)
+    options = Options(precisions=(16, 8, 6, 4, 2), strategy=name, max_evaluations=ENOUGH)
     goal = Goal(
         Budget(options.uniform(anatomy, options.formats[1]).footprint().file, 0.05, "relative"), BASELINE, False
     )

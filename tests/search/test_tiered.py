@@ -150,7 +150,7 @@ def test_a_limit_ends_the_search(anatomy):
         ({"template": FLOAT16}, "no integer format"),
         ({"vectors": SIGN}, "no float format"),
         ({"order": "random"}, "order"),
-        ({"limit": 0}, "limit"),
+        ({"max_evaluations": 0}, "evaluations"),
     ],
 )
 def test_bad_options_are_refused(options, told):

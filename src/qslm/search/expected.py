@@ -91,6 +91,5 @@ def order(goal: Goal, losses: Floats, sizes: npt.NDArray[np.int64], float32_byte
     """`Goal.order` of expected losses (in the budget's unit) and sizes (in bytes), up to what all share."""
     if goal.budget.prefer == "smallest":
         return sizes.astype(np.float64)
-    per_loss = goal.unit * (100.0 if goal.higher_is_better else 1.0)
-    orders: Floats = per_loss * losses + (goal.budget.mu or 0.0) * sizes / max(float32_bytes, 1)
+    orders: Floats = goal.per_loss * losses + (goal.budget.mu or 0.0) * sizes / max(float32_bytes, 1)
     return orders

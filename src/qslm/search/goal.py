@@ -47,6 +47,11 @@ class Goal:
         """How much of the metric one unit of the loss is."""
         return {"points": 0.01, "absolute": 1.0, "relative": abs(self.baseline)}[self.budget.kind]
 
+    @property
+    def per_loss(self) -> float:
+        """How much of the score one unit of the loss is: Eq. 1 takes a share in percentage points."""
+        return self.unit * (100.0 if self.higher_is_better else 1.0)
+
     def value(self, outcome: Outcome) -> float:
         """The metric that an outcome's loss stands for."""
         return self.baseline + (-1 if self.higher_is_better else 1) * self.unit * outcome.loss

@@ -7,7 +7,7 @@ found. At last single sites are exchanged for what the sum over sites cannot kno
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ VERIFICATIONS = 8  # points of the front that are evaluated, at most
 MOVES = 2  # exchanges that are tried, at most
 HALVING = 5  # evaluations after which the smallest is sought by halving, not where it is expected
 NEAR = 0.01  # points whose sizes differ by a smaller share count as one
+NOISE = 0.25  # of the reach of an evaluation's bound
 HEADER = 16  # bytes by which the header of a file may differ, for each site
 
 TINY = 1e-12
@@ -119,8 +120,14 @@ class KnapsackSearch(Strategy):
         if len(evidence) >= HALVING and (not kept or self._goal.budget.prefer == "smallest"):
             within = open_[open_ <= min(kept, default=open_[-1])]
             held = within[2 * sizes[within] >= sizes[within[0]] + sizes[within[-1]]] if len(within) else held
-        point = int(held[np.argmin(expected.orders[held])])
-        return None if any(abs(sizes[point] - sizes[one]) <= NEAR * sizes[one] for one in kept) else point
+        orders = expected.orders
+        point = int(held[np.argmin(orders[held])])
+        if any(abs(sizes[point] - sizes[one]) <= NEAR * sizes[one] for one in kept):
+            return None
+        best = min(kept, key=lambda one: float(orders[one]), default=None)
+        if best is not None and orders[best] - orders[point] <= self._noise(evidence[best]):
+            return None
+        return point
 
     def _fitting(self, front: Front) -> Places:
         """The points that keep the limit of memory; only where a header could decide is a whole file counted."""
@@ -160,6 +167,12 @@ class KnapsackSearch(Strategy):
         sizes = tuple(sum(map(data_bytes, stored_tensors(fmt, site.shape, site.name))) for fmt in self._formats)
         return Item(sizes, tuple(self._costs.of(site.name, fmt) for fmt in self._formats))
 
+    def _noise(self, outcome: Outcome) -> float:
+        """How much better a score must be expected to be for an evaluation to have a chance to show it; of bytes, 0."""
+        if self._goal.budget.prefer == "smallest" or not isfinite(outcome.bound):
+            return 0.0
+        return NOISE * self._goal.per_loss * (outcome.bound - outcome.loss)
+
     @property
     def _limit_of_loss(self) -> float:
         limit = self._goal.budget.max_loss
@@ -193,7 +206,7 @@ class KnapsackSearch(Strategy):
         decisive = best.outcome.bound if self._goal.budget.decision == "bound" else best.outcome.loss
         keeps = (self._limit_of_loss == inf) | (max(decisive, 0.0) * (1 + shares) <= self._limit_of_loss)
         for place in np.argsort(changes, kind="stable"):
-            if changes[place] >= 0:
+            if -changes[place] <= self._noise(best.outcome):
                 return
             moved = best.allocation
             for step in moves[place] if keeps[place] else ():
