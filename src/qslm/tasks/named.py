@@ -20,6 +20,7 @@ TEXT_TASKS = ("wikitext2", "text")
 LABELLED_TASKS = ("sst2", "labelled")
 FILE_TASKS = ("text", "labelled")
 NAMES = TEXT_TASKS + LABELLED_TASKS
+CALIBRATION = {"calibrate": 128}  # windows of the training text that are looked at, unless more are asked for
 SEED = 4  # of the halves of a user's table
 
 
@@ -40,7 +41,8 @@ def make_task(
     whose split "all" is the whole of it; for a search, "search" is its first half and "report" its second (of
     a table, halves drawn with a fixed seed), and there is no "calibrate". context: tokens of a window or of a
     sentence, by default the model's. windows: measure only so many of the first windows, of every split or by the
-    split's name; of labelled sentences so many, evenly spread over the split.
+    split's name; of labelled sentences so many, evenly spread over the split. Of "calibrate" the first 128 windows
+    are looked at where nothing is said of it.
 
     Raises TaskError when the model does not suit the task, DataError when the data is missing or unusable.
     """
@@ -58,7 +60,7 @@ def make_task(
             texts,
             tokenizer,
             context=context,
-            windows=windows,
+            windows=CALIBRATION | ({} if windows is None else _by_split(windows)),
             vocabulary_size=vocabulary_size,
             counts_words=name == "wikitext2",
             evaluation_split=evaluation_split,
@@ -77,6 +79,10 @@ def make_task(
         source=source,
         progress=progress,
     )
+
+
+def _by_split(windows: int | Mapping[str, int]) -> Mapping[str, int]:
+    return windows if isinstance(windows, Mapping) else dict.fromkeys(("calibrate", "search", "report", "all"), windows)
 
 
 def _check_request(name: str, config: Mapping[str, Any], file: Path | None) -> None:
