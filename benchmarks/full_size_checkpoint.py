@@ -12,6 +12,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 LIMIT_GB = 3.0
 STAGES = ("write", "start", "load", "inspect", "evaluate", "calibrate")
@@ -25,8 +29,8 @@ ABOUT = {
 }
 
 
-def write(path: Path, layers: int, width: int, vocabulary: int) -> None:
-    """Write random weights under the published key names; a matrix exists once in memory."""
+def random_weights(layers: int, width: int, vocabulary: int) -> "dict[str, torch.Tensor]":
+    """Random weights of a SpikeGPT whose neurons fire, under the published key names."""
     import torch
 
     from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
@@ -40,7 +44,14 @@ def write(path: Path, layers: int, width: int, vocabulary: int) -> None:
         state[name] = values.div_(tensor.shape[-1] ** 0.5) if values.ndim == 2 else values.mul_(0.1)
         if ".ln" in name or name.startswith("ln"):
             state[name] += float(name.endswith("weight"))
-    torch.save(state, path)
+    return state
+
+
+def write(path: Path, layers: int, width: int, vocabulary: int) -> None:
+    """Write random weights; a matrix exists once in memory."""
+    import torch
+
+    torch.save(random_weights(layers, width, vocabulary), path)
 
 
 def run_stage(stage: str, path: Path, options: argparse.Namespace) -> None:
