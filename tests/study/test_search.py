@@ -15,7 +15,7 @@ from qslm.allocation import Allocation
 from qslm.anatomy import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, BudgetError, LedgerError, StudyError
-from qslm.evaluation import Ledger, evaluate
+from qslm.evaluation import Evaluator, Ledger, evaluate
 from qslm.formats import FLOAT16
 from qslm.search import Options, Outcome, TieredSearch
 from qslm.study import identity, search, select
@@ -23,6 +23,11 @@ from qslm.units import format_bytes
 
 DROP = Budget(max_bytes=None, max_loss=12.0, kind="points")
 RISE = Budget(max_bytes=None, max_loss=0.05, kind="relative")
+
+
+def tiered(**options):
+    """The paper's search, every evaluation whole."""
+    return Options(strategy="tiered", early=False, **options)
 
 
 class Talkative:
@@ -53,7 +58,7 @@ def test_a_whole_study_on_a_bidirectional_spiking_encoder(encoder, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     listener = Talkative()
-    selection = search(model, task, budget=DROP, output=tmp_path, progress=listener)
+    selection = search(model, task, budget=DROP, output=tmp_path, options=tiered(), progress=listener)
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
     content, study = read(tmp_path, "selection.json"), read(tmp_path, "study.json")
@@ -98,7 +103,7 @@ def test_the_packed_model_measures_what_the_search_measured(encoder, tmp_path):
 
 def test_what_the_strategy_was_told_is_the_paired_bound(encoder, tmp_path):
     model, task = encoder
-    search(model, task, budget=DROP, output=tmp_path)
+    search(model, task, budget=DROP, output=tmp_path, options=tiered())
     lines = {line["key"]: line for line in read(tmp_path, "study.json")["tiers"]}
     strategy, asked = TieredSearch(find_anatomy(model)), 0
     while (proposal := strategy.ask()) is not None:
@@ -128,14 +133,14 @@ def test_a_whole_study_on_a_network_with_a_tied_head(tmp_path):
     assert selection.search_difference.bound <= 0.05 and selection.difference.kind == "relative"
 
 
-def test_a_replay_measures_nothing_and_answers_the_same(encoder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [Options(), tiered(), Options(strategy="tiered")])
+def test_a_replay_measures_nothing_and_answers_the_same(encoder, tmp_path, monkeypatch, options):
     model, task = encoder
-    first = search(model, task, budget=DROP, output=tmp_path)
-    content, model_file = read(tmp_path, "selection.json"), tmp_path / "artifact" / "model.safetensors"
-    packed = model_file.read_bytes()
-    monkeypatch.setattr("qslm.evaluation.evaluator._losses", None)
-    second = search(model, task, budget=DROP, output=tmp_path)
-    assert read(tmp_path, "selection.json") == content and model_file.read_bytes() == packed
+    first = search(model, task, budget=DROP, output=tmp_path, options=options)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    monkeypatch.setattr(Evaluator, "measure", None)
+    second = search(model, task, budget=DROP, output=tmp_path, options=options)
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert second.seconds == first.seconds > 0
 
 
@@ -171,12 +176,12 @@ def test_where_nothing_is_accepted_the_closest_is_named_and_the_ledger_stays(enc
             task,
             budget=Budget(smallest, 0.0, "points", "bound"),
             output=run,
-            options=Options(precisions=(16, 2)),
+            options=tiered(precisions=(16, 2)),
         )
     assert not (run / "selection.json").exists() and not (run / "artifact").exists()
     tried = len(read(run, "study.json")["tiers"])
     selection = search(
-        model, task, budget=Budget(smallest, 90.0, "points"), output=run, options=Options(precisions=(16, 2))
+        model, task, budget=Budget(smallest, 90.0, "points"), output=run, options=tiered(precisions=(16, 2))
     )
     assert selection.evaluations > 2 and tried > 2
 
@@ -212,11 +217,11 @@ def test_what_saves_no_byte_of_the_checkpoints_file_is_no_answer(encoder, tmp_pa
 def test_a_limit_that_ran_out_is_said(encoder, tmp_path):
     model, task = encoder
     listener = Talkative()
-    selection = search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=2), progress=listener)
-    assert selection.stopped == "limit" == read(tmp_path, "selection.json")["stopped"]
+    selection = search(model, task, budget=DROP, output=tmp_path, options=tiered(max_evaluations=2), progress=listener)
+    assert selection.stopped == "evaluations" == read(tmp_path, "selection.json")["stopped"]
     assert any("--max-evaluations 2 is reached" in text for text in listener.heard)
-    assert select(tmp_path).stopped == "limit"
-    whole = search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=10_000))
+    assert select(tmp_path).stopped == "evaluations"
+    whole = search(model, task, budget=DROP, output=tmp_path, options=tiered(max_evaluations=10_000))
     assert whole.stopped is None and whole.selected.bytes < selection.selected.bytes
     assert select(tmp_path).stopped is None
 
@@ -226,7 +231,7 @@ def test_where_nothing_is_accepted_under_a_limit_the_remedy_is_to_raise_it(encod
     smallest = Options().smallest(find_anatomy(model)).footprint().file
     with pytest.raises(StudyError, match="Raise --max-evaluations"):
         search(
-            model, task, budget=Budget(smallest, 30.0, "points"), output=tmp_path, options=Options(max_evaluations=1)
+            model, task, budget=Budget(smallest, 30.0, "points"), output=tmp_path, options=tiered(max_evaluations=1)
         )
 
 
@@ -261,12 +266,12 @@ def test_a_limit_that_the_sample_cannot_show_is_refused(encoder, tmp_path):
 def test_another_study_in_the_same_folder_is_refused(encoder, tmp_path, change, named):
     model, task = encoder
     threads = torch.get_num_threads()
-    search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1))
+    search(model, task, budget=DROP, output=tmp_path, options=tiered(max_evaluations=1))
     kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     change(model, task)
     try:
         with pytest.raises(LedgerError, match=named):
-            search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1))
+            search(model, task, budget=DROP, output=tmp_path, options=tiered(max_evaluations=1))
     finally:
         torch.set_num_threads(threads)
     assert kept == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -278,11 +283,11 @@ def test_two_studies_at_once_in_one_folder_are_refused(encoder, tmp_path):
     class Impatient(Talkative):
         def message(self, text):
             with pytest.raises(LedgerError, match="Another study is running"):
-                search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1))
+                search(model, task, budget=DROP, output=tmp_path, options=tiered(max_evaluations=1))
             self.heard.append(text)
 
     listener = Impatient()
-    search(model, task, budget=DROP, output=tmp_path, options=Options(max_evaluations=1), progress=listener)
+    search(model, task, budget=DROP, output=tmp_path, options=tiered(max_evaluations=1), progress=listener)
     assert len(listener.heard) > 2
 
 
@@ -317,17 +322,17 @@ def test_a_changed_measuring_file_is_named(encoder, tmp_path, monkeypatch):
     kernels = [name for name in files if name.endswith(".so")]
     assert len(kernels) == 1 and "_native" in kernels[0]
     assert {"models/wkv.py", "tasks/perplexity.py", "allocation.py"} <= files.keys()
-    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(max_evaluations=1))
+    search(model, task, budget=DROP, output=tmp_path / "run", options=tiered(max_evaluations=1))
     for name in (kernels[0], "models/wkv.py"):
         altered = tmp_path / "altered"
         altered.write_bytes(files[name].read_bytes() + b"\n")
         monkeypatch.setattr(identity, "measuring_files", lambda name=name: {**files, name: tmp_path / "altered"})
         identity.code_digest.cache_clear()
         with pytest.raises(LedgerError, match=r"code\.digest was"):
-            search(model, task, budget=DROP, output=tmp_path / "run", options=Options(max_evaluations=1))
+            search(model, task, budget=DROP, output=tmp_path / "run", options=tiered(max_evaluations=1))
     monkeypatch.undo()
     identity.code_digest.cache_clear()
-    search(model, task, budget=DROP, output=tmp_path / "run", options=Options(max_evaluations=1))
+    search(model, task, budget=DROP, output=tmp_path / "run", options=tiered(max_evaluations=1))
 
 
 def test_weights_that_float32_cannot_hold_are_refused_before_anything_is_done(encoder, tmp_path):

@@ -13,11 +13,14 @@ from qslm.search import Options
 from qslm.study import search, select
 
 
+WHOLE = Options(strategy="tiered", early=False)  # many evaluations, none of which ended early
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model = SpikingEncoder()
-    search(model, Agreement(model), budget=Budget(None, 12.0, "points"), output=folder)
+    search(model, Agreement(model), budget=Budget(None, 12.0, "points"), output=folder, options=WHOLE)
     return folder
 
 
@@ -25,7 +28,7 @@ def run(tmp_path_factory):
 def tied_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tied")
     model = TiedNetwork()
-    search(model, NextToken(model), budget=Budget(None, 0.05, "relative"), output=folder)
+    search(model, NextToken(model), budget=Budget(None, 0.05, "relative"), output=folder, options=WHOLE)
     return folder
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from math import ceil
 from typing import Any
 
 import torch
@@ -11,14 +12,16 @@ from torch import Tensor, nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
+from qslm.budget import Budget, spell_loss
 from qslm.data.overlap import SIZE, shared_ngrams
 from qslm.digest import update_digest
-from qslm.errors import StudyError
+from qslm.errors import BudgetError, StudyError
 from qslm.evaluation import Evaluator, reset_state
 from qslm.formats import FLOAT32
 from qslm.models.parity import check_recurrent
 from qslm.models.spikegpt import SpikeGPT
-from qslm.tasks.task import Task
+from qslm.tasks.statistics import compare, is_proportion
+from qslm.tasks.task import Losses, Task
 
 SPLITS = ("calibrate", "search", "report")
 RECURRENT_SHAPE = (2, 64)  # sequences and tokens that the recurrent form is checked on
@@ -76,6 +79,41 @@ def check_ground(evaluator: Evaluator, signs: bool) -> list[Check]:
         found.append(Check("signs", "the embedding as signs reproduces the float logits bit for bit"))
     evaluator.restore()
     return [*found, _check_recurrent(model, original.ids)]
+
+
+def check_kind(task: Task, budget: Budget, losses: Losses | None = None) -> None:
+    """Refuse a limit in a unit that the metric has not: points are of a share, and a share has nothing else.
+
+    Accuracy is known as a share by its name, another metric once it has `losses`. Raises BudgetError.
+    """
+    if budget.max_loss is None:
+        return
+    if budget.kind == "points":
+        if not task.higher_is_better:
+            remedy = "Limit its rise: --max-rise 1.0 or --max-rise 2%."
+            raise BudgetError(f"The {task.metric} is no share: it has no points to drop.", remedy)
+    elif task.higher_is_better and (task.metric == "accuracy" or (losses is not None and is_proportion(task, losses))):
+        raise BudgetError(
+            f"The {task.metric} does not rise as a model gets worse: it drops, by points.",
+            "Limit its drop: --max-drop 2, which is 2 points of 100.",
+        )
+
+
+def check_sample(task: Task, budget: Budget, losses: Losses) -> None:
+    """Refuse a limit that a sample of this size cannot show, even of a network without any loss. Raises BudgetError.
+
+    No sample shows a limit of 0: what keeps that is exact by its formats.
+    """
+    if not budget.max_loss:
+        return
+    bound = compare(task, losses, losses, budget.kind).bound
+    if not budget.verdict(0, 0.0, bound).quality_ok:
+        least = spell_loss(budget.kind, ceil(100 * bound) / 100, signed=False)
+        raise BudgetError(
+            f"{len(losses.values):,} {task.unit}s cannot show a loss of at most "
+            f"{spell_loss(budget.kind, budget.max_loss, signed=False)}: without any loss their bound is {least}.",
+            f"Give more {task.unit}s, allow {least}, or judge by the point alone: --decision point.",
+        )
 
 
 def check_overlap(task: Task) -> list[Check]:

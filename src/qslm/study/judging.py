@@ -1,28 +1,33 @@
 """Evaluations under a budget: which are accepted, and which one is selected."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, sqrt
+from math import sqrt
 from typing import Any
 
+import numpy as np
+
 from qslm.allocation import Allocation
-from qslm.budget import Budget, Candidate, Decision, Verdict, spell_loss
-from qslm.errors import BudgetError
+from qslm.budget import Budget, Candidate, Decision, Verdict
 from qslm.evaluation import Evaluation
 from qslm.evaluation.parts import Stop
 from qslm.formats import FLOAT32, SIGN
 from qslm.search import Outcome
 from qslm.tasks.foretelling import foretell
-from qslm.tasks.statistics import Comparison, Kind, compare, is_proportion
+from qslm.tasks.statistics import Comparison, Kind, compare
 from qslm.tasks.task import Losses, Task, Units
 
 EXACT = (FLOAT32, SIGN)  # formats that change no output
+LEAST_UNITS = 2  # that an interval needs; no evaluation ends with fewer
 BASELINE = "baseline"  # the tier of the float network's own evaluation
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """One evaluation on the search split: how it compares with the baseline, and the budget's verdict."""
+    """One evaluation on the search split: how it compares with the baseline, and the budget's verdict.
+
+    expected: whether the limit of quality is kept or, where the verdict is undecided, expected to be.
+    """
 
     allocation: Allocation
     tier: str
@@ -30,6 +35,12 @@ class Judged:
     evaluation: Evaluation
     comparison: Comparison
     verdict: Verdict
+    expected: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether all units were measured, so that nothing about it is foretold."""
+        return self.evaluation.complete
 
     @property
     def memory_ratio(self) -> float:
@@ -39,7 +50,7 @@ class Judged:
     @property
     def outcome(self) -> Outcome:
         """What a strategy is told."""
-        return Outcome(self.verdict.quality_ok, self.verdict.memory_ok, self.comparison.loss, self.comparison.bound)
+        return Outcome(self.expected, self.verdict.memory_ok, self.comparison.loss, self.comparison.bound)
 
     @property
     def candidate(self) -> Candidate:
@@ -75,41 +86,6 @@ class Judged:
             "quality_ok": self.verdict.quality_ok,
             "memory_ok": self.verdict.memory_ok,
         }
-
-
-def check_kind(task: Task, budget: Budget, losses: Losses | None = None) -> None:
-    """Refuse a limit in a unit that the metric has not: points are of a share, and a share has nothing else.
-
-    Accuracy is known as a share by its name, another metric once it has `losses`. Raises BudgetError.
-    """
-    if budget.max_loss is None:
-        return
-    if budget.kind == "points":
-        if not task.higher_is_better:
-            remedy = "Limit its rise: --max-rise 1.0 or --max-rise 2%."
-            raise BudgetError(f"The {task.metric} is no share: it has no points to drop.", remedy)
-    elif task.higher_is_better and (task.metric == "accuracy" or (losses is not None and is_proportion(task, losses))):
-        raise BudgetError(
-            f"The {task.metric} does not rise as a model gets worse: it drops, by points.",
-            "Limit its drop: --max-drop 2, which is 2 points of 100.",
-        )
-
-
-def check_sample(task: Task, budget: Budget, losses: Losses) -> None:
-    """Refuse a limit that a sample of this size cannot show, even of a network without any loss. Raises BudgetError.
-
-    No sample shows a limit of 0: what keeps that is exact by its formats.
-    """
-    if not budget.max_loss:
-        return
-    bound = compare(task, losses, losses, budget.kind).bound
-    if not budget.verdict(0, 0.0, bound).quality_ok:
-        least = spell_loss(budget.kind, ceil(100 * bound) / 100, signed=False)
-        raise BudgetError(
-            f"{len(losses.values):,} {task.unit}s cannot show a loss of at most "
-            f"{spell_loss(budget.kind, budget.max_loss, signed=False)}: without any loss their bound is {least}.",
-            f"Give more {task.unit}s, allow {least}, or judge by the point alone: --decision point.",
-        )
 
 
 def paired(
@@ -161,11 +137,13 @@ class Judge:
         """Compare an evaluation with the baseline and ask the budget about it, or foretell what it would say."""
         found = paired(self.task, self.budget, self.baseline, evaluation, allocation)
         verdict = self.budget.verdict(evaluation.footprint_file, found.loss, found.bound)
-        if not evaluation.complete:
+        verdict = replace(verdict, memory_ok=evaluation.footprint_file <= self.most_bytes)
+        expected = verdict.quality_ok
+        if not evaluation.complete and self.budget.max_loss is not None:
             foretold = self._keeps(evaluation.losses)
             verdict = replace(verdict, quality_ok=foretold is True, undecided=foretold is None)
-        verdict = replace(verdict, memory_ok=evaluation.footprint_file <= self.most_bytes)
-        return Judged(allocation, tier, note, evaluation, found, verdict)
+            expected = expected if foretold is None else foretold
+        return Judged(allocation, tier, note, evaluation, found, verdict, expected)
 
     def stop(self, allocation: Allocation, best: Judged | None) -> Stop | None:
         """When the evaluation of an allocation may end: once it is foretold whether the quality limit is kept.
@@ -187,21 +165,49 @@ class Judge:
         return decided
 
     def choose(self, judged: Iterable[Judged]) -> Judged | None:
-        """The selected one of the accepted evaluations; never the float network, which is the baseline."""
-        pool = {one.allocation.key: one for one in judged if one.verdict.accepted and one.tier != BASELINE}
-        candidates = [one.candidate for one in pool.values()]
-        found = self.budget.select(candidates, higher_is_better=self.task.higher_is_better)
+        """The selected one of the accepted evaluations; never the float network, which is the baseline.
+
+        By size one that ended early may be it, as it is foretold to keep the limit. Scores are compared of complete
+        ones alone: the others ended because theirs is foretold to be worse.
+        """
+        open_ = [one for one in judged if one.verdict.accepted and one.tier != BASELINE]
+        pool = {one.allocation.key: one for one in open_ if one.complete or self.budget.prefer == "smallest"}
+        found = self.budget.select(
+            [self._candidate(one) for one in pool.values()], higher_is_better=self.task.higher_is_better
+        )
         return None if found is None else pool[found.key]
+
+    def _candidate(self, one: Judged) -> Candidate:
+        """What is foretold to keep the limit counts as keeping it, whatever is expected of its bound."""
+        limit, found = self.budget.max_loss, one.candidate
+        if one.complete or limit is None:
+            return found
+        return replace(found, loss=min(found.loss, limit), bound=min(found.bound, limit))
+
+    def undecided(self, judged: Iterable[Judged], best: Judged | None = None) -> int:
+        """How many evaluations ended early and say too little for this budget; none under the one that ended them.
+
+        By size: of which the limit is not foretold. By score: of which neither a broken limit nor a worse score than
+        that of `best`, whose evaluation is complete, is foretold.
+        """
+        return sum(not one.complete and one.verdict.memory_ok and self._open(one, best) for one in judged)
+
+    def _open(self, one: Judged, best: Judged | None) -> bool:
+        if self.budget.prefer == "smallest":
+            return one.verdict.undecided
+        stop = self.stop(one.allocation, best)
+        return stop is None or not stop(one.evaluation.losses)
 
     def settling(self, judged: Iterable[Judged], allocation: Allocation) -> Judged | None:
         """An evaluation that breaks the quality limit with its whole interval while it is nowhere coarser.
 
-        Derived: rounding a site to fewer bits is taken to lose no less. Then the allocation need not be measured.
+        Derived: rounding a site to fewer bits is taken to lose no less. Then the allocation need not be measured. Of an
+        evaluation that ended early it is the interval that is expected of the whole split.
         """
         limit = self.budget.max_loss
         if limit is None or self.groups is None:
             return None
-        broken = (one for one in judged if not one.verdict.undecided and one.comparison.low > limit)
+        broken = [one for one in judged if not (one.expected or one.verdict.undecided) and one.comparison.low > limit]
         return next((one for one in broken if _nowhere_finer(allocation, one.allocation)), None)
 
     def _keeps(self, losses: Losses) -> bool | None:
@@ -209,7 +215,7 @@ class Judge:
         return None if limit is None else self._foretell(losses, self.budget.kind, limit, self.budget.decision)
 
     def _foretell(self, losses: Losses, kind: Kind, limit: float, decision: Decision) -> bool | None:
-        if self.groups is None:
+        if self.groups is None or len(losses.values) < LEAST_UNITS:
             return None
         rule: dict[str, Any] = {"kind": kind, "decision": decision, "limit": limit}
         return foretell(self.task, losses, self.baseline.losses, **rule, groups=self.groups, looks=self.looks)
@@ -223,6 +229,18 @@ class Judge:
             scale = 1.0 if kind == "points" else 0.01
             return kind, scale * (100 * (self.baseline.value - best.evaluation.value) + saved)
         return "absolute", best.evaluation.value - self.baseline.value + saved
+
+
+def sampling_groups(places: Sequence[Units], exchangeable: bool) -> Units:
+    """The group of every unit of a split `(units,)` by what was drawn together: itself, or its batch (`foretell`).
+
+    places: those of each batch's units.
+    """
+    groups = np.arange(sum(map(len, places)))
+    if not exchangeable:
+        for number, units in enumerate(places):
+            groups[units] = number
+    return groups
 
 
 def _nowhere_finer(one: Allocation, other: Allocation) -> bool:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, find_anatomy
-from qslm.budget import Budget, spell_loss
+from qslm.budget import Budget
 from qslm.errors import AllocationError, StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
 from qslm.evaluation.estimates import estimate_costs
@@ -20,17 +19,17 @@ from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
-from qslm.study.checks import check_ground, check_overlap, check_precision
+from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample
 from qslm.study.identity import identity
-from qslm.study.judging import BASELINE, Judge, Judged, check_kind, check_sample
+from qslm.study.judging import BASELINE, Judge, Judged, sampling_groups
 from qslm.study.measuring import Measurements
 from qslm.study.packing import write_packed
-from qslm.study.record import Record, peak_memory
-from qslm.study.refusal import nothing_accepted
-from qslm.study.selection import Pair, Selection, Stopped, make_selection
+from qslm.study.record import Record
+from qslm.study.refusal import closest_of, nothing_accepted
+from qslm.study.selection import Pair, Selection, make_selection
 from qslm.study.subject import LoadedCheckpoint, Subject
+from qslm.study.telling import Telling
 from qslm.tasks.task import Task, as_task
-from qslm.units import format_bytes, spell_duration
 
 FLOAT_NOTE = "the float network"
 
@@ -51,7 +50,8 @@ def search(
     `task` is a Task, or anything with its two methods (`as_task`). `output` is the run folder: study.json,
     ledger.sqlite, selection.json, artifact/. A study that was stopped goes on with the same call: what the ledger
     holds is not measured again. What an earlier search selected in the folder makes way at the start. No report is
-    written: `write_report(output)` does that.
+    written: `write_report(output)` does that. After `max_seconds` of the options the search ends with the best so far;
+    measuring that whole and on the report split, and packing it, come on top.
 
     With `workers`, processes of this machine measure batches in parallel; with the address `ray`, actors on a Ray
     cluster do, as many as it has room for unless `workers` are more than one. Each has as many threads as this
@@ -64,6 +64,8 @@ def search(
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
     task, anatomy = as_task(task), find_anatomy(model)
+    if workers < 1:
+        raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
     options.check_possible(anatomy, budget)
     check_kind(task, budget)
     if options.quantizer not in QUANTIZERS:
@@ -83,8 +85,6 @@ def search(
 def _pool(
     model: nn.Module, anatomy: Anatomy, task: Task, progress: Progress, workers: int, ray: str | None
 ) -> AbstractContextManager[Pool | None]:
-    if workers < 1:
-        raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
     if workers == 1 and ray is None:
         return nullcontext()
     return make_pool(model, anatomy, task, progress, workers=workers if workers > 1 else None, ray=ray)
@@ -110,6 +110,7 @@ class _Study:
         self.floats = Allocation.float32(self.anatomy)
         self.judged: dict[str, Judged] = {}
         self.record = Record(question.subject, self.task, self.anatomy, question.budget, question.options)
+        self.tell = Telling(self.task, question.budget, progress)
         self.started = time.monotonic()
 
     def conduct(self) -> Selection:
@@ -120,7 +121,7 @@ class _Study:
         self.record.checks = check_ground(self.measurements.evaluator, options.signs)
         self.record.checks += check_overlap(self.task)
         for check in self.record.checks:
-            self.progress.message(f"{check.name}: {check.finding}")
+            self.tell.message(f"{check.name}: {check.finding}")
         baseline = self._baseline()
         check_kind(self.task, budget, baseline.losses)
         check_sample(self.task, budget, baseline.losses)
@@ -129,6 +130,7 @@ class _Study:
         self._foresee(strategy, baseline)
         self._search(strategy, judge)
         chosen = self._chosen(judge)
+        self.record.ended = True
         self._record()
         if chosen is None:
             folder.remove_artifact(run)
@@ -143,26 +145,22 @@ class _Study:
 
     def _baseline(self) -> Evaluation:
         baseline = self.measurements.measure(self.floats, "search", BASELINE, FLOAT_NOTE)
-        self.progress.message(
-            f"baseline: {self.task.metric} {baseline.value:.4f} ({baseline.low:.4f} to {baseline.high:.4f}) on "
-            f"{len(baseline.losses.values):,} {self.task.unit}s of the search split, "
-            f"{format_bytes(self.question.subject.file_bytes)}"
-        )
+        self.tell.baseline(baseline, self.question.subject.file_bytes)
         return baseline
 
     def _judge(self, baseline: Evaluation) -> Judge:
-        """Who judges the evaluations, and lets them end early where the options say so."""
-        asked = self.task, self.question.budget, baseline, self.question.subject.file_bytes
-        if not self.question.options.early:
-            return Judge(*asked)
-        places = self.measurements.evaluator.places("search")
-        groups = np.arange(len(baseline.losses.values))
-        if not self.task.exchangeable:
-            for number, units in enumerate(places):
-                groups[units] = number
-        self.record.groups = None if self.task.exchangeable else groups.tolist()
-        self.record.looks = len(places) - 1
-        return Judge(*asked, groups, max(len(places) - 1, 1))
+        """Who judges the evaluations, and lets them end early where the options say so.
+
+        The first verdict on an allocation is kept: the baseline's on the float network.
+        """
+        judge = Judge(self.task, self.question.budget, baseline, self.question.subject.file_bytes)
+        if self.question.options.early:
+            places = self.measurements.evaluator.places("search")
+            groups, looks = sampling_groups(places, self.task.exchangeable), max(len(places) - 1, 1)
+            self.record.groups, self.record.looks = None if self.task.exchangeable else groups.tolist(), looks
+            judge = replace(judge, groups=groups, looks=looks)
+        self.judged[self.floats.key] = judge.judge(baseline, self.floats, BASELINE, FLOAT_NOTE)
+        return judge
 
     def _strategy(self, baseline: Evaluation) -> Strategy:
         options, evaluator = self.question.options, self.measurements.evaluator
@@ -173,7 +171,7 @@ class _Study:
             asked = options.formats, options.quantizer
             estimate = estimate_costs(evaluator.model, self.anatomy, self.task, *asked, self.progress)
             self.record.estimate_work, costs = estimate.work, estimate.costs
-            self.progress.message(
+            self.tell.message(
                 f"expected losses: of {len(options.matrices(self.anatomy))} matrices at {len(options.formats)} widths, "
                 f"from {estimate.samples} samples, {estimate.tokens:,} tokens forward and backward"
             )
@@ -181,83 +179,57 @@ class _Study:
 
     def _foresee(self, strategy: Strategy, baseline: Evaluation) -> None:
         """Say before the start how much there is to do."""
-        most = self.record.maximum_evaluations = strategy.maximum_evaluations
+        self.record.maximum_evaluations = strategy.maximum_evaluations
         self._record()
-        self.progress.message(
-            f"at most {most:,} evaluations of {baseline.tokens:,} tokens, {spell_duration(baseline.seconds)} each, so "
-            f"{spell_duration(most * baseline.seconds)}, usually far less; stop at any time, the same command goes on "
-            f"from {self.question.run}"
-        )
+        self.tell.plan(strategy.maximum_evaluations, baseline, self.question.run)
         kept = self.measurements.evaluator.chain.cache.bytes_bound
-        peak = peak_memory() + self.anatomy.float32_bytes + kept  # the originals beside the rounded weights
-        self.progress.message(f"memory: {format_bytes(peak)} at most, {format_bytes(kept)} of it for kept activations")
+        self.tell.memory(self.anatomy.float32_bytes, kept, self.measurements.pool is not None)
 
     # ---- the search --------------------------------------------------------------------------------------------
 
     def _search(self, strategy: Strategy, judge: Judge) -> None:
-        """Ask until there is nothing left to try, or no time.
-
-        The first verdict on an allocation is kept: the baseline's on the float network.
-        """
-        self.judged[self.floats.key] = judge.judge(judge.baseline, self.floats, BASELINE, FLOAT_NOTE)
+        """Ask until there is nothing left to try, or no time."""
+        options = self.question.options
         while (proposal := strategy.ask()) is not None:
-            if self._out_of_time():
-                self._stopped("seconds", f"--max-seconds {self.question.options.max_seconds:g}")
+            if options.max_seconds is not None and time.monotonic() - self.started > options.max_seconds:
+                self.record.stopped = "seconds"
+                self.tell.stopped("seconds", options.max_seconds)
                 return
             strategy.tell(proposal, self._outcome(proposal, judge))
         if strategy.limited:
-            self._stopped("evaluations", f"--max-evaluations {self.question.options.max_evaluations}")
+            self.record.stopped = "evaluations"
+            self.tell.stopped("evaluations", options.max_evaluations or 0)
 
     def _outcome(self, proposal: Proposal, judge: Judge) -> Outcome:
         allocation = proposal.allocation
         settling = None if allocation.key in self.judged else judge.settling(self.judged.values(), allocation)
         if settling is not None:
-            self.progress.message(f"      {proposal.tier:<11} {proposal.note:<36} settled by {settling.note!r}")
+            self.tell.settled(proposal, settling)
             return replace(settling.outcome, memory_ok=allocation.footprint().file <= judge.most_bytes)
-        known = [one for one in self.judged.values() if one.evaluation.complete]
-        stop = judge.stop(allocation, judge.choose(known))
+        stop = judge.stop(allocation, judge.choose(one for one in self.judged.values() if one.complete))
         evaluation = self.measurements.measure(allocation, "search", proposal.tier, proposal.note, stop)
         judged = judge.judge(evaluation, allocation, proposal.tier, proposal.note)
-        self.judged.setdefault(allocation.key, judged)
-        self._tell_progress(judged)
+        self._keep(self.judged.setdefault(allocation.key, judged))
         return judged.outcome
 
     def _chosen(self, judge: Judge) -> Judged | None:
-        """The preferred one of what is accepted; what ended early is measured whole before it can be it."""
-        while (chosen := judge.choose(self.judged.values())) is not None and not chosen.evaluation.complete:
-            asked = chosen.allocation, "search", chosen.tier, chosen.note
-            whole = self.measurements.measure(*asked)
-            judged = judge.judge(whole, chosen.allocation, chosen.tier, chosen.note)
-            self.judged[chosen.allocation.key] = judged
-            self._tell_progress(judged)
-        return chosen
+        """The preferred one of what is accepted; what ended early is measured whole before it can be it.
 
-    def _out_of_time(self) -> bool:
-        most = self.question.options.max_seconds
-        return most is not None and time.monotonic() - self.started > most
+        So is what comes closest where nothing is accepted: the error that names it says what would let it in.
+        """
+        while True:
+            chosen = judge.choose(self.judged.values())
+            named = chosen or closest_of(judge, self.judged.values())
+            if named is None or named.complete:
+                return chosen
+            whole = self.measurements.measure(named.allocation, "search", named.tier, named.note)
+            self._keep(judge.judge(whole, named.allocation, named.tier, named.note))
 
-    def _stopped(self, by: Stopped, option: str) -> None:
-        self.record.stopped = by
-        self.progress.message(
-            f"stopped: {option} is reached, and the search had more to try; with a higher one the same command goes on"
-        )
-
-    def _tell_progress(self, judged: Judged) -> None:
-        kind, seen = self.question.budget.kind, judged.evaluation
-        accepted = [one for one in self.judged.values() if one.verdict.accepted and one.tier != BASELINE]
-        best = min((one.evaluation.footprint_file for one in accepted), default=None)
-        verdict = "accepted" if judged.verdict.accepted else "too large" if judged.verdict.quality_ok else "too lossy"
-        verdict = "worse score" if judged.verdict.undecided else verdict
-        whole = len(self.judged[self.floats.key].evaluation.losses.values)
-        share = "" if seen.complete else f", foretold from {len(seen.losses.values):,} of {whole:,} {self.task.unit}s"
-        self.progress.message(
-            f"{len(self.judged) - 1:4d}  {judged.tier:<11} {judged.note:<36} "
-            f"{self.task.metric} {seen.value:.4f}  "
-            f"loss {spell_loss(kind, judged.comparison.loss, signed=False)} "
-            f"(bound {spell_loss(kind, judged.comparison.bound, signed=False)})  "
-            f"{format_bytes(seen.footprint_file)}  {verdict}{share}"
-            + (f"; smallest so far {format_bytes(best)}" if best is not None else "")
-        )
+    def _keep(self, judged: Judged) -> None:
+        """Keep a verdict, and let people see it, here and in study.json."""
+        self.judged[judged.allocation.key] = judged
+        self.tell.evaluation(judged, self.judged.values())
+        self._record()
 
     # ---- after the search --------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ class Record:
     """A study as far as it has come.
 
     groups, looks: what evaluations that ended early are judged by; no groups where every unit is one of its own.
+    ended: whether the search is over, so that at most reporting and packing are left.
     """
 
     subject: Subject
@@ -37,6 +38,7 @@ class Record:
     estimate_work: int = 0
     maximum_evaluations: int | None = None
     stopped: Stopped | None = None
+    ended: bool = False
 
     def to_dict(self, measurements: Measurements, judged: Iterable[Judged]) -> dict[str, Any]:
         """The content of study.json."""
@@ -52,6 +54,7 @@ class Record:
             "estimate_work": self.estimate_work,
             "maximum_evaluations": self.maximum_evaluations,
             "stopped": self.stopped,
+            "ended": self.ended,
             "anatomy": folder.anatomy_to_dict(self.anatomy),
             "tiers": [one.to_dict(number) for number, one in enumerate(judged)],
         }

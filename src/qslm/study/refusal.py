@@ -10,21 +10,31 @@ from qslm.study.selection import Stopped
 from qslm.units import format_bytes
 
 
-def nothing_accepted(judge: Judge, judged: Iterable[Judged], stopped: Stopped | None) -> StudyError:
-    """The error that names the evaluation which came closest to the budget.
+def closest_of(judge: Judge, judged: Iterable[Judged]) -> Judged | None:
+    """The evaluation that came closest to the budget; None where nothing was evaluated.
 
-    What is no smaller than the checkpoint's file no budget lets in: it is named only where there is nothing else.
-    `stopped` is the limit that ended the search.
+    What is no smaller than the checkpoint's file no budget lets in: it is taken only where there is nothing else.
     """
     tried = [one for one in judged if one.tier != BASELINE]
     saving = [one for one in tried if one.evaluation.footprint_file < judge.checkpoint_bytes]
-    closest = min(saving or tried, key=lambda one: _excess(judge, one), default=None)
+    return min(saving or tried, key=lambda one: _excess(judge, one), default=None)
+
+
+def nothing_accepted(judge: Judge, judged: Iterable[Judged], stopped: Stopped | None) -> StudyError:
+    """The error that names the closest evaluation, of the complete ones where there are any.
+
+    `stopped` is the limit that ended the search. What ended early may be undecided, or foretold to keep the budget.
+    """
+    tried = [one for one in judged if one.tier != BASELINE]
+    closest = closest_of(judge, [one for one in tried if one.complete]) or closest_of(judge, tried)
     if closest is None:
         return StudyError(
             "The search made no evaluation.", "Allow more of them (--max-evaluations) or more time (--max-seconds)."
         )
     loss, bound = (_spell(judge.budget, value) for value in (closest.comparison.loss, closest.comparison.bound))
     remedy = f"{f'raise --max-{stopped}, which ended the search, or ' if stopped else ''}{_remedy(judge, closest)}"
+    if judge.undecided(tried) or any(one.verdict.accepted for one in tried):
+        remedy = f"search again with this budget, which decides what ended early under another one, or {remedy}"
     return StudyError(
         f"None of {len(tried)} evaluations keeps the budget ({', '.join(_limits(judge))}); the closest is "
         f"{closest.note!r}: a loss of {loss} (95 % bound {bound}), {format_bytes(closest.evaluation.footprint_file)}.",

@@ -1,24 +1,18 @@
 """Other questions to a study that was made: a selection from its ledger alone, with no new evaluation."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from torch import nn
-
-from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy
 from qslm.budget import Budget, parse_loss
-from qslm.errors import BudgetError, QslmError, StudyError
-from qslm.evaluation import Evaluation, Ledger, Row
+from qslm.errors import BudgetError, StudyError
 from qslm.study import folder
-from qslm.study.judging import BASELINE, Judge, Judged, check_kind, check_sample
+from qslm.study.checks import check_kind, check_sample
+from qslm.study.judging import BASELINE, Judge, Judged
+from qslm.study.recorded import Recorded
 from qslm.study.refusal import nothing_accepted
-from qslm.study.selection import Pair, Selection, Stopped, make_selection
-from qslm.tasks.perplexity import Perplexity
-from qslm.tasks.task import Losses, Task, as_task
+from qslm.study.selection import Foretold, Pair, Selection, make_selection
 from qslm.units import parse_memory
 
 
@@ -40,43 +34,47 @@ def select(
     only when its metric is neither a weighted mean nor a perplexity. Writes nothing. Raises BudgetError on a budget
     that the metric cannot have or no evaluation keeps, StudyError when nothing is accepted or the folder holds no
     whole study, LedgerError.
+
+    Evaluations that ended early are judged by what they foretell under the new budget, but never selected: the
+    `foretold` and the `undecided` of the Selection say what a search under this budget would have to measure.
     """
-    run = Path(run)
-    study = folder.read_json(run / folder.STUDY)
-    anatomy = folder.anatomy_from_dict(study.get("anatomy"))
-    try:
-        budget = _budget(study["budget"], anatomy, max_memory, max_drop, max_rise, prefer, mu, decision)
-        task = recorded_task(study["task"]) if task is None else as_task(task)
-        checkpoint_bytes = int(study["checkpoint"]["bytes"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise StudyError(f"{run / folder.STUDY} lacks something: {error}.", folder.AGAIN) from error
-    with Ledger.read(run / folder.LEDGER) as ledger:
-        rows = [row for row in ledger.rows("search") if row.evaluation.complete]
-        reported = {row.key: row.evaluation for row in ledger.rows("report") if row.evaluation.complete}
-    baseline = _baseline(rows, task)
-    check_kind(task, budget, baseline.losses)
-    check_sample(task, budget, baseline.losses)
-    judge = Judge(task, budget, baseline, checkpoint_bytes)
-    judged = [_judged(row, anatomy, judge) for row in rows]
+    known = Recorded.read(Path(run), task)
+    selection = answer(known, _budget(known, max_memory, max_drop, max_rise, prefer, mu, decision))
+    return replace(selection, packed=_packed(known.run, selection))
+
+
+def answer(known: Recorded, budget: Budget) -> Selection:
+    """What the evaluations of a study answer under a budget, without a look at the packed model.
+
+    Only complete evaluations are selected; what those that ended early leave open is said. Raises as `select` does.
+    """
+    judge = known.judge(budget)
+    check_kind(known.task, budget, judge.baseline.losses)
+    check_sample(known.task, budget, judge.baseline.losses)
+    judged = known.judged(judge)
     _check_measured(judge, judged)
-    stopped = study.get("stopped")
-    if stopped not in (None, *get_args(Stopped)):
-        raise StudyError(f"{run / folder.STUDY} says that {stopped!r:.40} stopped the study.", folder.AGAIN)
-    chosen = judge.choose(judged)
+    chosen = judge.choose([one for one in judged if one.complete])
     if chosen is None:
-        raise nothing_accepted(judge, judged, stopped)
+        raise nothing_accepted(judge, judged, known.stopped)
     selection = make_selection(
-        run,
-        task,
+        known.run,
+        known.task,
         budget,
         chosen,
-        Pair(baseline, chosen.evaluation),
-        _report(reported, chosen, anatomy),
-        checkpoint_bytes,
-        [*(row.evaluation for row in rows), *reported.values()],
-        stopped,
+        Pair(judge.baseline, chosen.evaluation),
+        known.report(chosen),
+        known.checkpoint_bytes,
+        [*(row.evaluation for row in known.rows), *known.reported.values()],
+        known.stopped,
     )
-    return replace(selection, packed=_packed(run, selection))
+    return replace(selection, undecided=judge.undecided(judged, chosen), foretold=_foretold(judge.choose(judged)))
+
+
+def _foretold(best: Judged | None) -> Foretold | None:
+    """The best of all, where it is not complete."""
+    if best is None or best.complete:
+        return None
+    return Foretold(best.allocation.key, best.note, best.evaluation.footprint_file)
 
 
 def _packed(run: Path, selection: Selection) -> str | None:
@@ -90,8 +88,7 @@ def _packed(run: Path, selection: Selection) -> str | None:
 
 
 def _budget(
-    stored: dict[str, Any],
-    anatomy: Anatomy,
+    known: Recorded,
     max_memory: str | int | None,
     max_drop: str | float | None,
     max_rise: str | float | None,
@@ -100,81 +97,33 @@ def _budget(
     decision: Literal["bound", "point"] | None,
 ) -> Budget:
     """The study's budget with what was given in place of its own."""
-    max_bytes, max_loss, kind = stored["max_bytes"], stored["max_loss"], stored["kind"]
+    stored = known.budget
+    max_bytes, max_loss, kind = stored.max_bytes, stored.max_loss, stored.kind
     if max_memory is not None:
         text = f"{max_memory}B" if isinstance(max_memory, int) else max_memory
-        max_bytes = parse_memory(text, anatomy.float32_bytes)
+        max_bytes = parse_memory(text, known.anatomy.float32_bytes)
     if max_drop is not None or max_rise is not None:
         max_loss, kind = parse_loss(max_drop, max_rise)
     return Budget(
         max_bytes,
         max_loss,
         kind,
-        decision or stored["decision"],
-        stored["prefer"] if prefer is None and mu is None else prefer,
-        stored["mu"] if mu is None else mu,
+        decision or stored.decision,
+        stored.prefer if prefer is None and mu is None else prefer,
+        stored.mu if mu is None else mu,
     )
 
 
 def _check_measured(judge: Judge, judged: Sequence[Judged]) -> None:
     """Refuse a memory budget below everything measured that keeps the quality limit and saves. Raises BudgetError."""
     budget = judge.budget
-    sizes = [one.evaluation.footprint_file for one in judged if one.verdict.quality_ok and one.tier != BASELINE]
-    kept = [size for size in sizes if size < judge.checkpoint_bytes]
-    if budget.max_bytes is not None and kept and min(kept) > budget.max_bytes:
+    kept = [one for one in judged if one.verdict.quality_ok and one.tier != BASELINE]
+    sizes = [one.evaluation.footprint_file for one in kept if one.complete]
+    saving = [size for size in sizes if size < judge.checkpoint_bytes]
+    smallest = min((one.evaluation.footprint_file for one in kept), default=0)
+    if budget.max_bytes is not None and saving and smallest > budget.max_bytes:
         raise BudgetError(
-            f"The smallest model file measured so far that keeps the quality limit has {min(kept):,} bytes, the budget "
-            f"is {budget.max_bytes:,}.",
-            f"Give --max-memory {min(kept)}B, or search again with this budget: a search can go lower.",
+            f"The smallest model file measured so far that keeps the quality limit has {min(saving):,} bytes, "
+            f"the budget is {budget.max_bytes:,}.",
+            f"Give --max-memory {min(saving)}B, or search again with this budget: a search can go lower.",
         )
-
-
-def _baseline(rows: Sequence[Row], task: Task) -> Evaluation:
-    found = next((row.evaluation for row in rows if row.tier == BASELINE), None)
-    if found is None:
-        raise StudyError("The study has not measured its baseline yet.", "Let the search run on.")
-    if not math.isclose(task.reduce(found.losses), found.value, rel_tol=1e-9):
-        raise StudyError(
-            f"The study measured {found.metric} {found.value}, but its losses give {task.reduce(found.losses)}.",
-            "Give the task that it was made with: select(run, task=...).",
-        )
-    return found
-
-
-def _judged(row: Row, anatomy: Anatomy, judge: Judge) -> Judged:
-    try:
-        allocation = Allocation.from_json(anatomy, row.allocation)
-    except QslmError as error:
-        raise StudyError(f"{folder.STUDY} and the ledger do not fit: {error.problem}", folder.AGAIN) from error
-    return judge.judge(row.evaluation, allocation, row.tier, row.note)
-
-
-def _report(reported: dict[str, Evaluation], chosen: Judged, anatomy: Anatomy) -> Pair | None:
-    baseline = reported.get(Allocation.float32(anatomy).key)
-    selected = reported.get(chosen.allocation.key)
-    return None if baseline is None or selected is None else Pair(baseline, selected)
-
-
-class RecordedTask(Task):
-    """The metric of a task whose data is not at hand: a weighted mean of the losses."""
-
-    def __init__(self, name: str, metric: str, higher_is_better: bool, unit: str) -> None:
-        self.name, self.metric, self.higher_is_better, self.unit = name, metric, higher_is_better, unit
-
-    def batches(self, split: str) -> Sequence[Any]:
-        """Raise StudyError: a recorded task has no data."""
-        raise StudyError(f"The data of {self.name} was not recorded.", "Make the task itself.")
-
-    def losses(self, model: nn.Module, batch: Any) -> Losses:
-        """Raise StudyError: a recorded task measures nothing."""
-        raise StudyError(f"The data of {self.name} was not recorded.", "Make the task itself.")
-
-
-class RecordedPerplexity(RecordedTask, Perplexity):
-    """The perplexity, exp of the weighted mean."""
-
-
-def recorded_task(content: dict[str, Any]) -> RecordedTask:
-    """The task that study.json describes. Raises KeyError, TypeError."""
-    kind = RecordedPerplexity if content["metric"] == "perplexity" else RecordedTask
-    return kind(str(content["name"]), str(content["metric"]), bool(content["higher_is_better"]), str(content["unit"]))

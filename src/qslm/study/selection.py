@@ -81,6 +81,15 @@ class Difference:
     conclusion: Conclusion | Literal["not reported"]
 
 
+@dataclass(frozen=True)
+class Foretold:
+    """An allocation whose evaluation ended early and is foretold to keep the budget; `bytes` of its model file."""
+
+    key: str
+    note: str
+    bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """What a study ends with, or what its ledger answers under another budget.
@@ -90,7 +99,9 @@ class Selection:
     of the packed model; None where the selected allocation is not the one that was packed. `evaluations`,
     `tokens_forwarded` and `seconds` count what the answer was drawn from: of a search all that it asked for, whether
     it was measured then or by an earlier run in the same folder; of `select` everything in the ledger. `stopped` is
-    "limit" where the search had more to try than its limit of evaluations let it.
+    the limit that ended the search where it had more to try. `undecided` counts the evaluations that ended early under
+    another budget and might be the answer under this one, `foretold` is one that is foretold to keep it and is smaller
+    than the selected: a search measures them whole, `select` cannot.
     """
 
     run: Path
@@ -107,6 +118,8 @@ class Selection:
     evaluations: int
     tokens_forwarded: int
     seconds: float
+    undecided: int = 0
+    foretold: Foretold | None = None
 
     @property
     def artifact(self) -> Path:
@@ -144,6 +157,8 @@ class Selection:
             "evaluations": self.evaluations,
             "tokens_forwarded": self.tokens_forwarded,
             "seconds": self.seconds,
+            "undecided": self.undecided,
+            "foretold": None if self.foretold is None else vars(self.foretold),
         }
 
 
