@@ -11,7 +11,7 @@ checkpoints of your own it takes the shipped ones.
 Every study has a run folder in --output, and starts from what the earlier ones of its task have measured; a killed
 program goes on where it was. `paper-cases.json` is written there, `paper-cases.md` and two figures to --docs (the same
 folder without). One thread, so that no figure depends on the number of cores; run the two tasks (--task) side by side
-to use two, then once more for both. --quick takes a fifth of the data.
+to use two, then once more for both. --quick takes a part of the data.
 """
 
 import argparse
@@ -69,10 +69,11 @@ CASES = (
 ABOUT = """\
 # The paper's cases
 
-Measured by `python benchmarks/paper_cases.py`{quick}. Report splits: WikiText-2 test, SST-2 dev. The loss is against
-float32 on the same windows or sentences, with its two-sided 95 % interval, and the word beside it says whether the
-report split shows the limit to be kept. Saved is all tensors, with scales and zero points, against float32, as the
-paper counts. Budgets are 400 and 420 of the paper's 821.7 MiB, so {shares} of float32.
+Measured by `python benchmarks/paper_cases.py`{quick}.
+Report splits: WikiText-2 test, SST-2 dev. The loss is against float32 on the same windows or sentences, with its
+two-sided 95 % interval, and the word beside it says whether the report split shows the limit to be kept. Saved is all
+tensors, with scales and zero points, against float32, as the paper counts. Budgets are 400 and 420 of the paper's 821.7
+MiB, so {shares} of float32.
 
 {table}
 
@@ -255,7 +256,7 @@ def document(cases: dict[str, Any], options: argparse.Namespace) -> str:
     another = f"That SpikeGPT-216M behaves alike: {' and '.join(given)} were studied, thirty times smaller."
     models = another if given else "That these checkpoints are the paper's: its own were not published."
     shares = " and ".join(f"{100 * memory / PAPER_MIB:.1f} %" for memory in (400, 420))
-    quick = " --quick, so on a fifth of the data" if options.quick else ""
+    quick = " --quick, so on a part of the data" if options.quick else ""
     return ABOUT.format(quick=quick, shares=shares, table=table(cases), ablation=ablation(cases), models=models)
 
 
@@ -268,7 +269,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder of the run folders (runs/paper-cases, with --quick -quick)")
     parser.add_argument("--docs", type=Path, help="folder of the page and the figures; that of --output without")
     parser.add_argument("--task", choices=sorted(SHIPPED), help="only the cases of this task")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the data")
+    parser.add_argument("--quick", action="store_true", help="a part of the data, for less than 30 minutes")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the page")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -27,9 +27,8 @@ def draw_cases(cases: Mapping[str, Any], path: Path) -> None:
                 _bar(axes, x + (place - 1) * WIDTH, case, strategy, colour, saving=task is None)
         panels[0].bar(0, 0, color=colour, label=LABELS[strategy])
     panels[0].set_ylabel("saved against float32 (%)")
-    panels[0].set_ylim(0, 125)
-    panels[0].set_yticks(range(0, 101, 20))
-    panels[0].legend(frameon=False, fontsize=8, ncols=3, loc="upper center")
+    panels[0].set_ylim(0, 100)
+    figure.legend(frameon=False, fontsize=9, ncols=3, loc="outside upper center")
     for axes, task in zip(panels, (None, *LOSSES), strict=True):
         names = [name for name, case in cases.items() if task in (None, case["task"])]
         axes.set_xticks(range(len(names)), names)
@@ -54,7 +53,9 @@ def draw_mu(cases: Mapping[str, Any], mus: Sequence[float], path: Path) -> None:
         lower.set_xticks(range(len(mus)), [f"{mu:g}" for mu in mus])
     panels[0, 0].set_ylabel("score S (Eq. 1), report split")
     panels[1, 0].set_ylabel("saved against float32 (%)")
-    panels[0, 0].legend(frameon=False, fontsize=8)
+    drawn = next((axes for axes in panels[0] if axes.lines), panels[0, 0])
+    handles = drawn.get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, fontsize=9, ncols=4, loc="outside upper center")
     _save(figure, path)
 
 
