@@ -145,10 +145,10 @@ def test_text_is_a_table():
 def test_a_search_over_a_thousand_sites_is_cheap():
     sites = tuple(Site(f"blocks.{i}.weight", (768, 768), f"attention {i}", "key") for i in range(1000))
     allocation = Allocation.uniform(Anatomy(sites), INT8)
-    start = time.perf_counter()
+    start = time.process_time()
     for i in range(20):
         allocation = allocation.replace([sites[i].name], INT4)
         assert hash(allocation)
         assert len(allocation.key) == 64
         assert allocation.footprint().file > 0
-    assert (time.perf_counter() - start) / 20 < 0.1
+    assert (time.process_time() - start) / 20 < 0.1

@@ -157,6 +157,18 @@ def test_another_database_is_refused(path):
         Ledger.open(path, IDENTITY)
 
 
+@pytest.mark.parametrize("column", ["losses", "weights", "value", "tokens", "file_bytes", "tier", "details", "work"])
+def test_a_row_that_was_changed_is_refused(path, column):
+    changed = {"losses": evaluation(9).losses.values.tobytes(), "weights": np.ones(7).tobytes(), "details": "{}"}
+    with Ledger.open(path, IDENTITY) as ledger:
+        put(ledger)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE evaluations SET {column} = ?", (changed.get(column, 7),))
+    connection.close()
+    with Ledger.read(path) as ledger, pytest.raises(LedgerError, match="evaluation 1: it is not as it was written"):
+        ledger.rows("search")
+
+
 def test_random_damage_is_an_error_of_our_own_or_harmless(path):
     with Ledger.open(path, IDENTITY) as ledger:
         for index in range(30):

@@ -32,12 +32,13 @@ CREATE TABLE evaluations (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL, split TEXT NOT NULL, allocation TEXT NOT NULL,
     tier TEXT NOT NULL, note TEXT NOT NULL, metric TEXT NOT NULL, value REAL, low REAL, high REAL,
     losses BLOB NOT NULL, weights BLOB NOT NULL, tokens INTEGER NOT NULL, file_bytes INTEGER NOT NULL,
-    seconds REAL NOT NULL, details TEXT NOT NULL, units BLOB, work INTEGER NOT NULL, UNIQUE (key, split)
+    seconds REAL NOT NULL, details TEXT NOT NULL, units BLOB, work INTEGER NOT NULL,
+    digest TEXT NOT NULL, UNIQUE (key, split)
 );
 """
 _COLUMNS = (
     "key, split, allocation, tier, note, metric, value, low, high, losses, weights, tokens, file_bytes, "
-    "seconds, details, units, work"
+    "seconds, details, units, work, digest"
 )
 
 
@@ -149,6 +150,7 @@ class Ledger:
             *(evaluation.footprint_file, evaluation.seconds, json.dumps(evaluation.details, sort_keys=True)),
             *(None if evaluation.complete else self._units(evaluation.losses), evaluation.work),
         )
+        values = (*values, _digest(values))
         marks = ", ".join("?" * len(values))
         replacing = f"UPDATE evaluations SET ({_COLUMNS}) = ({marks}) WHERE key = ? AND split = ? AND units NOT NULL"
         with _explained(self.path):
@@ -207,7 +209,7 @@ class Ledger:
 
 def _parsed(values: tuple[Any, ...]) -> Row:
     number, key, split, allocation, tier, note, metric, value, low, high, *rest = values
-    losses, weights, tokens, file_bytes, seconds, details, units, work = rest
+    losses, weights, tokens, file_bytes, seconds, details, units, work, digest = rest
     if hashlib.sha256(allocation.encode()).hexdigest() != key:
         raise ValueError("the allocation does not have the digest it is stored under")
     measured = Losses(_numbers(losses), _numbers(weights), int(tokens), None if units is None else _places(units))
@@ -217,11 +219,22 @@ def _parsed(values: tuple[Any, ...]) -> Row:
         raise ValueError(f"{len(measured.values)} losses but {len(measured.units)} places of units")
     if int(work) < 0:
         raise ValueError(f"its work is {work}")
+    if _digest(values[1:-1]) != digest:
+        raise ValueError("it is not as it was written")
     figures = {str(name): float(figure) for name, figure in json.loads(details).items()}
     value, low, high = (float("nan") if number is None else float(number) for number in (value, low, high))
     counted = (int(file_bytes), float(seconds), figures, int(work), units is None)
     found = Evaluation(str(metric), value, low, high, measured, *counted)
     return Row(int(number), str(key), str(split), allocation, str(tier), str(note), found)
+
+
+def _digest(values: tuple[Any, ...]) -> str:
+    """The sha256 of a row without its number; NaN is stored as NULL."""
+    digest = hashlib.sha256()
+    for value in values:
+        content = value if isinstance(value, bytes) else str(None if value != value else value).encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def _blob(values: np.ndarray) -> bytes:

@@ -55,7 +55,7 @@ def interval(task: Task, losses: Losses, confidence: float = CONFIDENCE) -> Inte
     if np.count_nonzero(losses.weights) < 2:
         return Interval(value, math.nan, math.nan)
     with np.errstate(all="ignore"):
-        left_out = task.reduce_without_each(losses)
+        left_out = task.reduce_without_each(losses)[losses.weights > 0]
         if not task.log_scale:
             reach = _t(0.5 + confidence / 2, losses) * _jackknife_error(left_out)
             return Interval(value, value - reach, value + reach)
@@ -86,8 +86,8 @@ def compare(task: Task, candidate: Losses, baseline: Losses, kind: Kind, confide
         pair = (baseline, candidate) if task.higher_is_better else (candidate, baseline)
         return _compare_proportions(*pair, 100.0 if kind == "points" else 1.0, confidence)
     with np.errstate(all="ignore"):
-        left_out = worse(task.reduce_without_each(candidate), task.reduce_without_each(baseline))
-    error = _jackknife_error(left_out)
+        left_out = np.asarray(worse(task.reduce_without_each(candidate), task.reduce_without_each(baseline)))
+    error = _jackknife_error(left_out[candidate.weights > 0])
     loss = float(worse(task.reduce(candidate), task.reduce(baseline)))
     reach = _t(0.5 + confidence / 2, candidate) * error
     return Comparison(loss, loss - reach, loss + reach, loss + _t(confidence, candidate) * error)
@@ -112,9 +112,8 @@ def loss_of(task: Task, kind: Kind) -> Callable[[Floats | float, Floats | float]
     return lambda candidate, baseline: scale * (candidate - baseline)
 
 
-def _jackknife_error(left_out: Floats | float) -> float:
+def _jackknife_error(values: Floats) -> float:
     """Standard error sqrt((n-1)/n sum_i (s_i - mean s)^2) of a statistic with the values s_i without unit i."""
-    values = np.asarray(left_out)
     n = len(values)
     if not np.isfinite(values).all():
         return float("inf")
@@ -161,4 +160,4 @@ def _z_two_sided(confidence: float) -> float:
 
 
 def _t(probability: float, losses: Losses) -> float:
-    return float(stats.t.ppf(probability, len(losses.values) - 1))
+    return float(stats.t.ppf(probability, np.count_nonzero(losses.weights) - 1))

@@ -97,12 +97,12 @@ class Task(ABC):
                 right = (model(ids).argmax(-1) == labels).double().numpy()
                 return Losses(right, np.ones(len(right)), tokens=ids.numel())
 
-    The metric is the weighted mean of the losses; override `reduce` for another one (intervals follow it),
-    and set `higher_is_better` to False for one that falls as models get better. Set `log_scale` to True where it is
-    the exponential of a mean, such as perplexity, or another positive metric whose logarithm varies evenly: its
-    interval is taken of the logarithm, so it is never negative. Splits are "calibrate" (for quantizers that look at
-    data), "search" and "report"; a task may have others. Batches have fixed shapes and a fixed order: what is
-    measured must not depend on chance.
+    The metric is the weighted mean of the losses; override `reduce` for another one that is smooth in them (intervals
+    follow it by the jackknife, which a median or a quantile deceives), and set `higher_is_better` to False for one
+    that falls as models get better. Set `log_scale` to True where it is the exponential of a mean, such as
+    perplexity, or another positive metric whose logarithm varies evenly: its interval is taken of the logarithm, so
+    it is never negative. Splits are "calibrate" (for quantizers that look at data), "search" and "report"; a task may
+    have others. Batches have fixed shapes and a fixed order: what is measured must not depend on chance.
     """
 
     name: str = "own"
