@@ -143,14 +143,14 @@ class Ledger:
         It takes the place, and the number, of a partial one of the same allocation and split. Raises LedgerError
         where there is a complete one, and for a partial one that does not say which units it is of.
         """
-        values = (
+        told = (
             *(key, split, allocation, tier, note),
             *(evaluation.metric, evaluation.value, evaluation.low, evaluation.high),
             *(_blob(evaluation.losses.values), _blob(evaluation.losses.weights), evaluation.losses.tokens),
             *(evaluation.footprint_file, evaluation.seconds, json.dumps(evaluation.details, sort_keys=True)),
             *(None if evaluation.complete else self._units(evaluation.losses), evaluation.work),
         )
-        values = (*values, _digest(values))
+        values = (*told, _digest(told))
         marks = ", ".join("?" * len(values))
         replacing = f"UPDATE evaluations SET ({_COLUMNS}) = ({marks}) WHERE key = ? AND split = ? AND units NOT NULL"
         with _explained(self.path):
