@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from paper_pictures import draw_cases, draw_mu
 
-from qslm import Budget, Options, QslmError, find_anatomy, load_checkpoint, make_task, search
+from qslm import Budget, Options, find_anatomy, load_checkpoint, make_task, search
 from qslm.budget import score
 from qslm.cli.progress import Listener
+from qslm.errors import BudgetError, StudyError
 from qslm.loading import Checkpoint
 from qslm.study import Selection
 from qslm.study.folder import LEDGER
@@ -145,11 +146,9 @@ def run(
     progress.message(f"---- {folder.name}")
     try:
         found = search(checkpoint, task, budget=budget, output=folder, options=STRATEGIES[strategy], progress=progress)
-    except QslmError as error:
+    except (BudgetError, StudyError) as error:  # nothing was accepted, or the sample cannot show the limit
         return {"refused": f"{error.problem} {error.remedy}"}
-    finally:
-        if (folder / LEDGER).exists():
-            hand_on(folder / LEDGER, shared)
+    hand_on(folder / LEDGER, shared)
     return told(found, case)
 
 
