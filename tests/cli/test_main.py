@@ -10,7 +10,7 @@ import torch
 
 from qslm.cli.options import use_threads
 
-VERBS = ("demo", "inspect", "sensitivity", "search", "select", "eval", "verify", "generate", "train", "data")
+VERBS = ("demo", "inspect", "sensitivity", "search", "status", "select", "eval", "verify", "generate", "train", "data")
 
 
 def run(*words, **options):

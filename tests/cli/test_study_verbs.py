@@ -26,8 +26,10 @@ def run(checkpoint, text, tmp_path_factory):
 
 def test_search_says_first_what_it_will_do(run):
     told = (run / "stderr").read_text()
-    assert re.search(r"at most \d+ evaluations of about [\d.]+ s", told)
-    assert told.index("at most") < told.index("   1  global")
+    assert re.search(r"at most \d+ evaluations of [\d,]+ tokens, [\d.]+ .+ each, so ", told)
+    assert re.search(r"memory: .+ at most, .+ of it for kept activations", told)
+    assert re.search(r"expected losses: of \d+ matrices at 2 widths", told)
+    assert told.index("at most") < told.index("   1  front")
 
 
 def test_search_ends_with_the_table_and_the_paths(run):
@@ -174,7 +176,20 @@ def test_an_impossible_budget_is_refused_before_the_weights_are_looked_at(refuse
 
 
 def test_the_budget_that_the_refusal_names_is_possible(refused, call, checkpoint, text, tmp_path):
-    words = ("search", checkpoint, "--task", "text", "--file", text, *SURE, *FAST, "--max-evaluations", 1, "-o", tmp_path / "run")
+    words = (
+        "search",
+        checkpoint,
+        "--task",
+        "text",
+        "--file",
+        text,
+        *SURE,
+        *FAST,
+        "--max-evaluations",
+        1,
+        "-o",
+        tmp_path / "run",
+    )
     nearest = re.search(r"--max-memory (\d+B)", refused(*words, "--max-memory", "1B"))[1]
     result = call(*words, "--max-memory", nearest, "--precisions", "4", "--max-rise", "10000%", "--json")
     assert result.exit_code == 0, result.stderr

@@ -49,7 +49,8 @@ class Guess(Task):
 
     name, metric, unit = HOSTILE, "accuracy", "sentence"
 
-    def __init__(self, noise=0.15):
+    def __init__(self, noise=0.15, batch=60):
+        self.batch = batch
         generator = torch.Generator().manual_seed(1)
         self.ids = torch.randint(11, (2, 60, 1), generator=generator)
         truth = Network()(self.ids[..., 0]).argmax(-1)
@@ -58,7 +59,7 @@ class Guess(Task):
 
     def batches(self, split):
         place = {"search": 0, "report": 1}[split]
-        return [(self.ids[place], self.truth[place])]
+        return list(zip(self.ids[place].split(self.batch), self.truth[place].split(self.batch), strict=True))
 
     def losses(self, model, batch):
         ids, truth = batch
@@ -71,7 +72,13 @@ def study(folder, **budget):
     checkpoint = SimpleNamespace(
         name=HOSTILE, model=model, tokenizer=None, config={"k": HOSTILE}, digest="d" * 64, file_bytes=9000
     )
-    return search(checkpoint, Guess(), budget=Budget(**budget), output=folder, options=Options(precisions=(8, 4, 2)))
+    return search(
+        checkpoint,
+        Guess(),
+        budget=Budget(**budget),
+        output=folder,
+        options=Options(strategy="tiered", precisions=(8, 4, 2)),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +86,17 @@ def run(tmp_path_factory):
     """The run folder of a real study of a tiny network, all of whose names are hostile."""
     folder = tmp_path_factory.mktemp("run")
     study(folder, max_bytes=6000, max_loss=15.0, kind="points")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def early_run(tmp_path_factory):
+    """A run folder of a search by random draws, some of whose evaluations ended early."""
+    folder = tmp_path_factory.mktemp("early")
+    model, task = Network(), Guess(batch=5)
+    task.exchangeable = True
+    options = Options(strategy="random", max_evaluations=8, precisions=(8, 4, 2))
+    search(model, task, budget=Budget(None, 15.0, "points"), output=folder, options=options)
     return folder
 
 

@@ -138,6 +138,46 @@ def test_the_legend_of_a_picture_covers_no_plot(run, name):
     assert drawn.bbox.contains(legend.x0, legend.y0) and drawn.bbox.contains(legend.x1, legend.y1)
 
 
+def test_what_ended_early_is_marked(early_run):
+    text = write_report(early_run).read_text(encoding="utf-8")
+    study = json.loads((early_run / "study.json").read_text())
+    early = [line for line in study["tiers"] if not line["complete"]]
+    assert early and f"{len(early)} of them ended early" in text
+    assert all(f"{line['units']} of 60</td>" in text for line in early)
+    drawn = json.loads(Page(text).scripts[1])
+    for name in ("pareto", "tiers"):
+        marks = [s for t in drawn[name]["data"] if t.get("text") for s in t["marker"]["symbol"] if s != "s"]
+        inside = [s for s in marks if "triangle" not in s]
+        assert any("diamond" in s for s in inside) and any("circle" in s for s in inside)
+        legend = getattr(pictures, name)(read_run(early_run)).legends[0]
+        assert "ended early, foretold" in [text.get_text() for text in legend.get_texts()]
+    assert "each drawn at random" in text and "each block alone" not in text
+
+
+def test_the_page_of_tiers_speaks_of_tiers(run):
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "each block alone" in text and "ended early, " not in text.split("<script>")[0].split("Candidates")[1]
+
+
+def test_every_strategy_has_its_sentence_and_its_colours():
+    from qslm.report.frame import COLOURS, OTHER, colour_of
+    from qslm.report.page import _WAYS
+    from qslm.search.options import NAMES
+
+    assert set(_WAYS) == set(NAMES)
+    for tiers in (("baseline", "front", "exchange"), ("global", "sensitivity", "greedy"), ("random", "tpe", "nsga2")):
+        assert len({colour_of(tier) for tier in tiers} - {OTHER}) == 3
+    assert len(COLOURS) > 5
+
+
+def test_what_the_splits_share_stands_among_the_checks(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    study = json.loads((copy / "study.json").read_text())
+    study["checks"].append({"name": "overlap search/report", "finding": "3 of 70 runs of 16 words"})
+    (copy / "study.json").write_text(json.dumps(study))
+    assert "checked: overlap search/report</dt><dd>3 of 70 runs" in write_report(copy).read_text(encoding="utf-8")
+
+
 def test_drawing_touches_no_global_state(run):
     import sys
 

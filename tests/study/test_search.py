@@ -230,9 +230,7 @@ def test_where_nothing_is_accepted_under_a_limit_the_remedy_is_to_raise_it(encod
     model, task = encoder
     smallest = Options().smallest(find_anatomy(model)).footprint().file
     with pytest.raises(StudyError, match="Raise --max-evaluations"):
-        search(
-            model, task, budget=Budget(smallest, 30.0, "points"), output=tmp_path, options=tiered(max_evaluations=1)
-        )
+        search(model, task, budget=Budget(smallest, 30.0, "points"), output=tmp_path, options=tiered(max_evaluations=1))
 
 
 def test_the_remedy_lets_the_closest_in(encoder, tmp_path):

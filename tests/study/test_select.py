@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
@@ -11,7 +12,6 @@ from qslm.budget import Budget
 from qslm.errors import BudgetError, LedgerError, StudyError
 from qslm.search import Options
 from qslm.study import search, select
-
 
 WHOLE = Options(strategy="tiered", early=False)  # many evaluations, none of which ended early
 
@@ -155,3 +155,79 @@ def test_a_metric_of_ones_own_needs_its_task(tmp_path):
     with pytest.raises(StudyError, match="task="):
         select(tmp_path)
     assert without_seconds(select(tmp_path, task=task)) == without_seconds(made)
+
+
+@pytest.fixture(scope="module")
+def early_run(tmp_path_factory):
+    """A study of draws whose evaluations ended once it was foretold whether they lose at most 15 points."""
+    folder = tmp_path_factory.mktemp("early")
+    torch.manual_seed(0)
+    model = SpikingEncoder(depth=1, width=8)
+    task = Agreement(model, sentences=400, batch=20)
+    task.exchangeable = True
+    options = Options(strategy="random", max_evaluations=25, precisions=(8, 6, 4, 3, 2))
+    search(model, task, budget=Budget(None, 15.0, "points"), output=folder, options=options)
+    return folder, model, task, options
+
+
+def test_under_its_own_budget_nothing_is_undecided(early_run):
+    run = early_run[0]
+    content = json.loads((run / "selection.json").read_text())
+    again = select(run).to_dict()
+    assert again["undecided"] == 0 and again["foretold"] is None
+    assert json.loads(json.dumps(without_seconds(select(run)))) == {k: v for k, v in content.items() if k != "seconds"}
+
+
+def test_what_ended_early_is_undecided_or_foretold_but_never_selected(early_run):
+    run = early_run[0]
+    lines = json.loads((run / "study.json").read_text())["tiers"][1:]
+    whole = {line["key"]: line for line in lines if line["complete"]}
+    assert whole and len(whole) < len(lines)
+    seen = {"undecided": 0, "foretold": 0}
+    for drop in (16, 18, 20, 25, 30, 40, 60, 90):
+        found = select(run, max_drop=drop)
+        assert found.allocation.key in whole
+        accepted = [line["bytes"] for line in whole.values() if line["bound"] <= drop]
+        assert found.selected.bytes == min(accepted)
+        seen["undecided"] += found.undecided
+        if found.foretold is not None:
+            assert found.foretold.key not in whole and found.foretold.bytes < found.selected.bytes
+            seen["foretold"] += 1
+        assert found.to_dict()["undecided"] == found.undecided
+    assert min(seen.values()) > 0
+    assert select(run, max_drop=90).evaluations == len(lines) + 3
+
+
+def test_searching_again_decides_what_was_open(early_run, tmp_path):
+    run, model, task, options = early_run
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = select(copy, max_drop=25)
+    assert before.undecided > 0 or before.foretold is not None
+    after = search(model, task, budget=Budget(None, 25.0, "points"), output=copy, options=options)
+    again = select(copy)
+    assert again.allocation == after.allocation and again.undecided == 0 and again.foretold is None
+    assert after.selected.bytes <= before.selected.bytes
+
+
+def test_by_score_what_ended_early_may_be_better_and_is_counted(early_run):
+    found = select(early_run[0], max_drop=90, mu=20.0)
+    lines = json.loads((early_run[0] / "study.json").read_text())["tiers"][1:]
+    assert found.foretold is None and 0 < found.undecided <= sum(not line["complete"] for line in lines)
+
+
+def test_where_only_a_foretold_one_keeps_the_budget_the_remedy_is_to_search(early_run):
+    run = early_run[0]
+    lines = json.loads((run / "study.json").read_text())["tiers"][1:]
+    largest = min(line["bytes"] for line in lines if line["complete"]) - 1
+    with pytest.raises(StudyError, match="Search again with this budget"):
+        select(run, max_drop=90, max_memory=largest)
+
+
+def test_groups_that_do_not_fit_are_refused(early_run, tmp_path):
+    copy = shutil.copytree(early_run[0], tmp_path / "run")
+    study = json.loads((copy / "study.json").read_text())
+    for early in ({"groups": [1, 2], "looks": 3}, {"groups": "x", "looks": 3}, {"groups": None, "looks": "y"}, None):
+        study["early"] = early
+        (copy / "study.json").write_text(json.dumps(study))
+        with pytest.raises(StudyError):
+            select(copy)

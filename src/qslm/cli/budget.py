@@ -55,6 +55,22 @@ def make_budget(
     return Budget(size, limit, kind, cast("Decision", decision), cast("Preference | None", prefer), mu)
 
 
+def spell_open(selection: "Selection") -> str:
+    """What evaluations that ended early leave open under the budget; empty where they leave nothing."""
+    from qslm.units import format_bytes
+
+    sentences = []
+    if (smaller := selection.foretold) is not None:
+        sentences.append(
+            f"A smaller one is foretold to keep the budget: {smaller.note}, {format_bytes(smaller.bytes)}; "
+            "searching again with it measures that whole."
+        )
+    if (count := selection.undecided) > 0:
+        undecided = "evaluation that ended early is" if count == 1 else "evaluations that ended early are"
+        sentences.append(f"{count:,} {undecided} undecided under this budget: search again decides them.")
+    return " ".join(sentences)
+
+
 def print_selection(selection: "Selection") -> None:
     """Print the baseline beside what was selected."""
     from qslm.budget import spell_loss
@@ -81,6 +97,8 @@ def print_selection(selection: "Selection") -> None:
         f"{selection.evaluations:,} evaluations, baseline and report split among them, in {selection.seconds:,.0f} s; "
         f"selected: {chosen.note}"
     )
+    if left := spell_open(selection):
+        print(left)
     if selection.stopped:
         print(f"The search stopped at its --max-{selection.stopped} and had more to try:")
         print("with a higher one the same command goes on.")

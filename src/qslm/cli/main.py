@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qslm.cli import data, demo, eval, generate, inspect, search, select, sensitivity, train, verify
+from qslm.cli import data, demo, eval, generate, inspect, search, select, sensitivity, status, train, verify
 from qslm.cli.failures import BAD_INPUT, explain
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -19,6 +19,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "inspect": inspect.inspect,
     "sensitivity": sensitivity.sensitivity,
     "search": search.search,
+    "status": status.status,
     "select": select.select,
     "eval": eval.evaluate,
     "verify": verify.verify,

@@ -108,11 +108,15 @@ def search(
 ) -> None:
     """Search the bit allocation that keeps a budget, pack the model, and write the report.
 
-    A search that was stopped goes on with the same command.
+    A search that was stopped goes on with the same command; qslm status RUN says how far it is.
 
     Examples: [bold]qslm search spikegpt-mini --task wikitext2 --max-rise 1.0 -o runs/first[/bold]
 
     [bold]qslm search my.pth --task labelled --file reviews.tsv --max-memory 14% --max-drop 2 -o runs/own[/bold]
+
+    [bold]qslm search my.pth --task text --file my.txt --max-rise 2% --max-seconds 3600 --workers 4 -o runs/hour[/bold]
+
+    [bold]qslm search spikegpt-mini --task wikitext2 --max-rise 1.0 --strategy tiered --whole -o runs/paper[/bold]
     """
     check_texts(task, max_memory, max_drop, max_rise)
     check_folder(output)

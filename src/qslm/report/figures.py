@@ -21,6 +21,7 @@ from qslm.report.frame import (
     loss_of,
     megabyte_range,
     megabyte_ticks,
+    shape_of,
     tiers_of,
 )
 from qslm.report.limits import budget_levels, budget_lines
@@ -110,6 +111,8 @@ def hover(record: Record, point: Point) -> str:
         lines.append(f"95 %: {spell_loss(kind, point.loss_low)} to {spell_loss(kind, point.loss_high)}")
     if point.bound is not None:
         lines.append(f"one-sided bound {spell_loss(kind, point.bound)}")
+    if not point.complete:
+        lines.append(f"ended early: {point.units:,} {escape(record.unit)}s seen")
     lines += [escape(point.note)] if point.note else []
     lines += [escape(line) for line in point.summary.splitlines()]
     return "<br>".join(lines)
@@ -164,7 +167,7 @@ def _legend_entry(tier: str) -> Figure:
 def _symbol(point: Point, top: float) -> str:
     if is_beyond(point, top):
         return "triangle-up-open"
-    return "circle" if is_full(point) else "circle-open"
+    return shape_of(point) if is_full(point) else f"{shape_of(point)}-open"
 
 
 def _error_bars(points: Sequence[Point], top: float, colour: str) -> Figure:
@@ -227,6 +230,6 @@ def _bytes_line(record: Record, tier: str) -> Figure:
         "marker": {
             "color": colour_of(tier),
             "size": 6,
-            "symbol": ["circle" if is_full(p) else "circle-open" for p in points],
+            "symbol": [shape_of(p) if is_full(p) else f"{shape_of(p)}-open" for p in points],
         },
     }

@@ -10,6 +10,8 @@ from qslm.units import MB, format_bytes
 # Okabe and Ito's palette: told apart by colour-blind readers, on white and on black.
 COLOURS = {
     "baseline": "#8a8f98", "global": "#3b8fd1", "sensitivity": "#cc79a7", "block": "#e69f00", "module": "#17a67c",
+    "front": "#3b8fd1", "exchange": "#e69f00", "greedy": "#17a67c", "random": "#cc79a7",
+    "tpe": "#d55e00", "nsga2": "#0072b2",
 }  # fmt: skip
 OTHER = "#7a5ab5"
 SELECTED = "#e0483a"
@@ -34,6 +36,11 @@ def loss_of(point: Point) -> float:
 def is_full(point: Point) -> bool:
     """Whether its mark is filled: both promises kept, or the baseline, which has none to keep."""
     return point.accepted or point.loss is None
+
+
+def shape_of(point: Point) -> str:
+    """The shape of its mark inside the frame: a diamond where the evaluation ended early, else a circle."""
+    return "circle" if point.complete else "diamond"
 
 
 def is_beyond(point: Point, top: float) -> bool:

@@ -11,7 +11,7 @@ from qslm.report import figures
 from qslm.report.record import Measured, Point, Record, spell_value
 from qslm.units import MB, format_bytes
 
-COLUMNS = ("#", "tier", "value", "95 % interval", "loss", "bound", "MB", "quality", "memory", "note")
+COLUMNS = ("#", "tier", "value", "95 % interval", "loss", "bound", "units", "MB", "quality", "memory", "note")
 TEXT_COLUMNS = ("tier", "note", "quality", "memory")
 
 
@@ -20,7 +20,7 @@ def render(record: Record) -> str:
     drawn = {"pareto": figures.pareto(record), "tiers": figures.tiers(record)}
     if record.grid is not None:
         drawn["bits"] = figures.heat_map(record.grid)
-    sections = [_answer(record), _pareto(record), _bits(record), _tiers(), _candidates(record)]
+    sections = [_answer(record), _pareto(record), _bits(record), _tiers(record), _candidates(record)]
     return document("qslm study", record.title, [*sections, provenance(record.provenance)], drawn)
 
 
@@ -144,7 +144,8 @@ def _pareto(record: Record) -> str:
         "Quality against memory",
         "Each mark is one allocation, measured on the search split against the baseline, in pairs, with its two-sided"
         " 95 % interval. Full: both promises kept, the loss judged by "
-        f"{judged}. Open: one or both not kept. Triangle: beyond the frame. Dashed: the limits of the budget.",
+        f"{judged}. Open: one or both not kept. Diamond: ended early, once its verdict was foretold; what is expected"
+        " of the whole split is shown. Triangle: beyond the frame. Dashed: the limits of the budget.",
     )
 
 
@@ -155,30 +156,50 @@ def _bits(record: Record) -> str:
     return figure("bits", "Bits per site", text, "plot bare")
 
 
-def _tiers() -> str:
-    return figure(
-        "tiers",
-        "The search as it went",
-        "Every evaluation in order: first the whole network at one width, then each block alone, then blocks and"
-        " modules in turn.",
-        "plot tall",
-    )
+def _tiers(record: Record) -> str:
+    way = _WAYS.get(record.strategy, "")
+    return figure("tiers", "The search as it went", f"Every evaluation in order{way}.", "plot tall")
+
+
+_TIERS = ": first the whole network at one width, then each block alone, then blocks and modules in turn"
+_WAYS = {
+    "knapsack": ": first points of the least expected loss at a size (front), then single matrices moved to another"
+    " width (exchange)",
+    "tiered": _TIERS,
+    "literal": _TIERS,
+    "uniform": ": the whole network at one width after the other",
+    "greedy": ": the whole network at one width, each matrix alone (sensitivity), then one matrix after the other",
+    "random": ", each drawn at random",
+    "tpe": " of Optuna's tree-structured Parzen estimator",
+    "nsga2": " of Optuna's genetic algorithm NSGA-II",
+}
 
 
 def _candidates(record: Record) -> str:
     heads = "".join(_head(name, record) for name in COLUMNS)
     rows = "\n".join(_row(record, p) for p in record.points)
+    count = f"{len(record.points)} evaluations on the search split{_ended(record)}"
     return (
-        f'<section class="long"><h2>Candidates</h2><p>{len(record.points)} evaluations on the search split;'
-        " press a heading to sort.</p>"
+        f'<section class="long"><h2>Candidates</h2><p>{count}; press a heading to sort.</p>'
         f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>'
         "</table></div></section>"
     )
 
 
+def _ended(record: Record) -> str:
+    early = sum(not p.complete for p in record.points)
+    return f", {early} of them ended early" if early else ""
+
+
+def _seen(record: Record, point: Point) -> str:
+    """How many units were measured, of how many where the evaluation ended early."""
+    whole = max(p.units for p in record.points)
+    return f"{point.units:,}" if point.complete else f"{point.units:,} of {whole:,}"
+
+
 def _head(name: str, record: Record) -> str:
     style = ' class="text"' if name in TEXT_COLUMNS else ""
-    shown = record.metric if name == "value" else name
+    shown = {"value": record.metric, "units": f"{record.unit}s"}.get(name, name)
     return f'<th scope="col"{style}><button type="button">{escape(shown)}</button></th>'
 
 
@@ -192,6 +213,7 @@ def _row(record: Record, point: Point) -> str:
         cell(f"{low} to {high}", measured.low),
         cell("" if point.loss is None else spell_loss(kind, point.loss), point.loss),
         cell("" if point.bound is None else spell_loss(kind, point.bound), point.bound),
+        cell(_seen(record, point), point.units),
         cell(f"{measured.file_bytes / MB:,.3f}", measured.file_bytes),
         f'<td class="text">{_kept(point.quality_ok)}</td>',
         f'<td class="text">{_kept(point.memory_ok)}</td>',

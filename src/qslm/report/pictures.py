@@ -20,6 +20,7 @@ from qslm.report.frame import (
     loss_of,
     megabyte_range,
     megabyte_ticks,
+    shape_of,
     size_text,
     tiers_of,
 )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 INK = "#30363f"
+MARKERS = {"circle": "o", "diamond": "D"}
 LIMIT_LINE: dict[str, Any] = {"color": SELECTED, "linestyle": "--", "linewidth": 1.2}
 LIMIT_TEXT: dict[str, Any] = {
     "color": SELECTED,
@@ -155,10 +157,9 @@ def plain_text(texts: Sequence[str]) -> list[str]:
 
 def _marks(axes: "Axes", points: list[Point], xs: list[float], tier: str, top: float) -> None:
     colour = colour_of(tier)
-    for marker, wanted in (("o", False), ("^", True)):
-        chosen = [(x, p) for x, p in zip(xs, points, strict=True) if is_beyond(p, top) == wanted]
-        if not chosen:
-            continue
+    marks = ["^" if is_beyond(p, top) else MARKERS[shape_of(p)] for p in points]
+    for marker in dict.fromkeys(marks):
+        chosen = [(x, p) for x, p, mark in zip(xs, points, marks, strict=True) if mark == marker]
         faces = [colour if is_full(p) else "none" for _, p in chosen]
         ys = [inside(loss_of(p), top) for _, p in chosen]
         axes.scatter([x for x, _ in chosen], ys, s=32, marker=marker, facecolors=faces, edgecolors=colour, zorder=3)
@@ -199,6 +200,8 @@ def _finish(axes: "Axes", record: Record, top: float) -> None:
     if not all(map(is_full, record.points)):
         judged = " (by the bound)" if record.limits.decision == "bound" else ""
         axes.plot([], [], "o", color=INK, markerfacecolor="none", label=f"budget not kept{judged}")
+    if not all(p.complete for p in record.points):
+        axes.plot([], [], "D", color=INK, label="ended early, foretold")
     if any(is_beyond(p, top) for p in record.points):
         axes.plot([], [], "^", color=INK, markerfacecolor="none", label="beyond the frame")
     figure = axes.get_figure(root=True)

@@ -48,6 +48,8 @@ def _record(run: Path, study: Json, selection: Json | None, anatomy: Anatomy, te
     return Record(
         checkpoint=str(study["checkpoint"]["name"]),
         task=str(study["task"]["name"]),
+        unit=str(study["task"]["unit"]),
+        strategy=str(study["options"]["strategy"]),
         metric=str(study["task"]["metric"]),
         higher_is_better=bool(study["task"]["higher_is_better"]),
         limits=_limits(study["budget"] if selection is None else selection["budget"]),
@@ -101,6 +103,8 @@ def _point(line: Json, chosen: str | None, anatomy: Anatomy, texts: Mapping[str,
         loss("bound"),
         bool(line["quality_ok"]),
         bool(line["memory_ok"]),
+        bool(line["complete"]),
+        int(line["units"]),
         key == chosen,
         summarize(Allocation.from_json(anatomy, texts[key])) if key in texts else "",
     )

@@ -19,6 +19,7 @@ class Point:
 
     `loss` is how much worse than the baseline (positive is worse), `loss_low` and `loss_high` its two-sided paired
     interval, `bound` its one-sided upper bound, all in the unit of the limit; None where nothing was compared.
+    `units` were measured; where that is not all of them (`complete`), the rest of the verdict is foretold.
     """
 
     number: int
@@ -31,6 +32,8 @@ class Point:
     bound: float | None
     quality_ok: bool
     memory_ok: bool
+    complete: bool
+    units: int
     selected: bool
     summary: str
 
@@ -76,6 +79,8 @@ class Record:
 
     checkpoint: str
     task: str
+    unit: str
+    strategy: str
     metric: str
     higher_is_better: bool
     limits: Limits

@@ -31,9 +31,15 @@ def nothing_accepted(judge: Judge, judged: Iterable[Judged], stopped: Stopped | 
         return StudyError(
             "The search made no evaluation.", "Allow more of them (--max-evaluations) or more time (--max-seconds)."
         )
+    if (foretold := judge.choose(tried)) is not None:
+        return StudyError(
+            f"No whole evaluation keeps the budget ({', '.join(_limits(judge))}), but one that ended early is foretold "
+            f"to keep it: {foretold.note!r}, {format_bytes(foretold.evaluation.footprint_file)}.",
+            "Search again with this budget, which measures it whole.",
+        )
     loss, bound = (_spell(judge.budget, value) for value in (closest.comparison.loss, closest.comparison.bound))
     remedy = f"{f'raise --max-{stopped}, which ended the search, or ' if stopped else ''}{_remedy(judge, closest)}"
-    if judge.undecided(tried) or any(one.verdict.accepted for one in tried):
+    if judge.undecided(tried):
         remedy = f"search again with this budget, which decides what ended early under another one, or {remedy}"
     return StudyError(
         f"None of {len(tried)} evaluations keeps the budget ({', '.join(_limits(judge))}); the closest is "
