@@ -60,7 +60,7 @@ def make_task(
             texts,
             tokenizer,
             context=context,
-            windows=CALIBRATION | ({} if windows is None else _by_split(windows)),
+            windows={**CALIBRATION, **({} if windows is None else _by_split(windows))},
             vocabulary_size=vocabulary_size,
             counts_words=name == "wikitext2",
             evaluation_split=evaluation_split,
