@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from qslm.cli.main import app
+from qslm.cli.main import VERBS, app
 from qslm.data.tokenizer import train_tokenizer
 from qslm.models.spikegpt import SpikeGPTConfig
 from qslm.training.initialize import new_spikegpt
@@ -59,7 +59,7 @@ def test_the_python_example_runs(workplace, capsys):
 
 
 def test_every_verb_is_named():
-    for verb in ("demo", "inspect", "search", "select", "eval", "verify", "generate", "train", "data"):
+    for verb in VERBS:
         assert f"qslm {verb}" in README, verb
 
 

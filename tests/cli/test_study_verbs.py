@@ -215,3 +215,42 @@ def test_giving_mu_asks_for_the_score(run, call):
     for words, prefer in ((["--mu", "0"], "score"), (["--mu", "3", "--prefer", "smallest"], "smallest")):
         result = call("select", run, "--max-rise", "400%", *words, "--json")
         assert json.loads(result.stdout)["budget"]["prefer"] == prefer
+
+
+def test_status_says_where_a_study_stands(run, call, refused, tmp_path):
+    stored = json.loads((run / "selection.json").read_text())
+    shown = call("status", run)
+    assert shown.exit_code == 0, shown.stderr
+    for word in ("knapsack", "finished", "of at most", "best so far", "on the search split", "0 s left"):
+        assert word in shown.stdout
+    found = json.loads(call("status", run, "--json").stdout)
+    assert found["best"]["selected"]["key"] == stored["selected"]["key"] and found["state"] == "finished"
+    assert found["evaluations"] <= found["maximum_evaluations"] and found["seconds_left"] == 0
+    assert "study.json" in refused("status", tmp_path)
+
+
+def test_select_says_what_it_leaves_open(run, call, monkeypatch):
+    from dataclasses import replace
+
+    from qslm import study
+    from qslm.study import Foretold
+
+    found = replace(study.select(run), undecided=2, foretold=Foretold("k" * 64, "3.10 bits a weight", 12_000))
+    monkeypatch.setattr("qslm.study.select", lambda *words, **more: found)
+    shown = call("select", run).stdout
+    assert "foretold to keep the budget: 3.10 bits a weight, 12.00 kB" in shown
+    assert "2 evaluations that ended early are undecided under this budget: search again decides them." in shown
+    content = json.loads(call("select", run, "--json").stdout)
+    assert content["undecided"] == 2 and content["foretold"]["bytes"] == 12_000
+
+
+def test_a_search_by_workers_and_by_another_strategy(run, call, checkpoint, text, tmp_path):
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "20%", *SURE, *FAST)
+    result = call(*words, "--workers", 2, "-o", tmp_path / "workers", "--json")
+    assert result.exit_code == 0, result.stderr
+    found, stored = json.loads(result.stdout), json.loads((run / "selection.json").read_text())
+    differ = {name for name in stored if found[name] != stored[name]}
+    assert differ <= {"seconds"}
+    result = call(*words, "--strategy", "tiered", "--whole", "--max-seconds", 3600, "-o", tmp_path / "tiered")
+    assert result.exit_code == 0, result.stderr
+    assert "whole network at int8-row" in result.stderr and "foretold" not in result.stderr

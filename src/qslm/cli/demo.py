@@ -18,7 +18,8 @@ def demo(
 ) -> None:
     """Fit the language model that ships into a budget, and show what it writes before and after.
 
-    Takes at most five minutes on two cores. A demo that was stopped goes on.
+    A knapsack search of eleven evaluations at most: it takes at most five minutes on two cores. A demo that was stopped
+    goes on.
 
     Example: [bold]qslm demo -o runs/demo[/bold]
     """

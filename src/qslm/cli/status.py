@@ -22,7 +22,7 @@ def status(run: Run, as_json: Json = False) -> None:
     if as_json:
         print_json(found.to_dict())
         return
-    print_table([str(run), ""], [[name, text] for name, text in _lines(found) if text])
+    print_table([str(run), ""], [[name, text] for name, text in _lines(found) if text], texts=2)
 
 
 def _lines(found: "Status") -> list[tuple[str, str]]:
