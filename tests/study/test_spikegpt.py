@@ -48,7 +48,11 @@ def test_a_study_of_spikegpt_ends_in_an_artifact_that_loads_and_measures_the_sam
         options=Options(precisions=(8, 6, 4, 3)),
     )
     study = json.loads((tmp_path / "study.json").read_text())
-    assert [check["name"] for check in study["checks"]] == ["deterministic", "no-op", "signs", "recurrent"]
+    assert [check["name"] for check in study["checks"]] == [
+        *("deterministic", "no-op", "signs", "recurrent"),
+        "overlap search/report",  # of a file of one's own; it has no calibration text
+    ]
+    assert "runs of 16 words" in study["checks"][4]["finding"]
     assert "spikes differ" in study["checks"][3]["finding"]
     assert study["anatomy"]["blocks"] == ["input", "attention 0", "attention 1", "output"]
     assert str(selection.allocation["emb.weight"]) == "sign"
@@ -68,7 +72,7 @@ def test_a_study_of_spikegpt_ends_in_an_artifact_that_loads_and_measures_the_sam
 
 def test_what_was_selected_again_is_packed_into_a_folder_of_its_own(folder, tmp_path):
     checkpoint, task = opened(folder)
-    run, options = tmp_path / "run", Options(precisions=(8, 6, 4, 3))
+    run, options = tmp_path / "run", Options(strategy="tiered", early=False, precisions=(8, 6, 4, 3))
     search(checkpoint, task, budget=Budget(None, 0.05, "relative"), output=run, options=options)
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     same, other = select(run), select(run, max_rise="500%", mu=1e-9)
