@@ -175,6 +175,10 @@ int main(int count, char **arguments) {
     test_packing();
     test_exponential(step);
     qslm_keep_freed_memory();
+    if (qslm_return_freed_memory((size_t)-1)) {
+        printf("memory: given back although less was idle\n");
+        return 1;
+    }
     printf("kernels: all as the naive loops\n");
     return 0;
 }

@@ -15,6 +15,7 @@ from qslm.evaluation import estimates
 from qslm.evaluation.estimates import estimate_costs
 from qslm.formats import Format
 from qslm.quantizers import round_site
+from qslm.search import Options
 from qslm.search.costs import Costs
 from qslm.tasks.task import Losses, Task
 
@@ -56,7 +57,8 @@ class Smooth(nn.Module):
 
 
 def estimated(model, task, formats=FORMATS):
-    return estimate_costs(model, find_anatomy(model), task, formats, "minmax")
+    options = Options(precisions=[fmt.bits for fmt in formats], quantizer="minmax", signs=False)
+    return estimate_costs(model, find_anatomy(model), task, options)
 
 
 def ids_of(rows, tokens, vocabulary, seed=1):

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qslm import _native
 from qslm.anatomy import Anatomy
 from qslm.errors import QslmError
-from qslm.evaluation.evaluator import evaluation_mode, reset_state
+from qslm.evaluation.evaluator import IDLE_BYTES, evaluation_mode, reset_state
 from qslm.formats import Format
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import round_site
 from qslm.search.costs import Costs
+from qslm.search.options import Options
 from qslm.tasks.task import Task
 
 TOKENS = 4096  # tokens of calibration text, about
@@ -36,14 +38,11 @@ class Estimate:
 
 
 def estimate_costs(
-    model: nn.Module,
-    anatomy: Anatomy,
-    task: Task,
-    formats: Sequence[Format],
-    quantizer: str,
-    progress: Progress = SILENT,
+    model: nn.Module, anatomy: Anatomy, task: Task, options: Options, progress: Progress = SILENT
 ) -> Estimate:
-    """Expect of site i in format f the loss c(i, f) = 1/2 sum_j F_j (w_j - w_j(f))^2, in nats a prediction.
+    """Expect of every matrix i that `options` let a search round, in each of their formats f, the loss
+
+    c(i, f) = 1/2 sum_j F_j (w_j - w_j(f))^2, in nats a prediction.
 
     F is the diagonal of the Fisher information, E[g^2] over samples and over labels drawn from the network's own
     predictions, so that c is the second-order term of the KL divergence to the float network (LeCun et al. 1990,
@@ -59,7 +58,7 @@ def estimate_costs(
     Weights, mode, gradients and global random state are left as they were. Takes the memory of the weights a second
     time. Raises what the task and the network raise.
     """
-    sites = [site for site in anatomy.sites if not site.is_vector]
+    sites, formats = options.matrices(anatomy), options.formats
     weights = dict(model.named_parameters(remove_duplicate=False))
     fisher = _fisher(model, {site.name: weights[site.name] for site in sites}, task, progress)
     work = (1 + BACKWARD) * fisher.tokens * len(anatomy.blocks)
@@ -68,22 +67,20 @@ def estimate_costs(
         values: dict[tuple[str, Format], float] = {}
         for site in progress.track(sites, len(sites), "rounding every site at every width"):
             if site.name in fisher.sums:
-                costs = _site_costs(weights[site.name], fisher, site.name, formats, quantizer)
+                costs = _site_costs(weights[site.name], fisher, site.name, options)
                 values |= {(site.name, fmt): cost for fmt, cost in costs.items()}
         if np.isfinite(list(values.values())).all():
             return Estimate(_with_unreached(values, numel, formats), fisher.samples, fisher.tokens, work)
     return Estimate(Costs.by_bits(numel.items(), formats), fisher.samples, fisher.tokens, work)
 
 
-def _site_costs(
-    weight: Tensor, fisher: "_Fisher", name: str, formats: Sequence[Format], quantizer: str
-) -> dict[Format, float]:
+def _site_costs(weight: Tensor, fisher: "_Fisher", name: str, options: Options) -> dict[Format, float]:
     """c of one site in every format, which does not fall as bits do."""
     weight = weight.detach().cpu()
     costs: dict[Format, float] = {}
     least = 0.0
-    for fmt in sorted(formats, key=lambda one: one.bits, reverse=True):
-        error = round_site(weight, fmt, quantizer, name=name).dequantize().sub_(weight).square_()
+    for fmt in options.formats:
+        error = round_site(weight, fmt, options.quantizer, name=name).dequantize().sub_(weight).square_()
         cost = float(error.mul_(fisher.sums[name]).sum(dtype=torch.float64)) / (2 * fisher.predictions)
         costs[fmt] = least = max(least, cost)
     return costs
@@ -135,6 +132,8 @@ def _fisher(model: nn.Module, live: Mapping[str, nn.Parameter], task: Task, prog
             labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
             F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
             predictions += len(logits)
+            del logits
+            _native.return_freed_memory(IDLE_BYTES)
     return _Fisher(sums, samples, tokens, predictions)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from qslm import _native
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site, find_anatomy
 from qslm.errors import StudyError, TaskError
@@ -22,6 +23,8 @@ from qslm.progress import SILENT, Progress
 from qslm.quantizers import round_site
 from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task, Units, as_task
+
+IDLE_BYTES = 2**28  # of freed memory in the heap, from which on it is given back to the system
 
 
 def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Progress = SILENT) -> Evaluation:
@@ -59,7 +62,7 @@ class Evaluator:
     is in evaluation mode as long. Rounding is done on the CPU, wherever the network is, so that the same bits
     are packed later.
 
-    Outputs of blocks are kept, `cache_bytes` of them (1 GiB; 0 keeps none), so that an allocation is run only from
+    Outputs of blocks are kept, `cache_bytes` of them (512 MiB; 0 keeps none), so that an allocation is run only from
     where it differs from an earlier one, with the same bits (`BlockChain`). `work` counts tokens times blocks that
     were forwarded, all in all.
     """
@@ -124,6 +127,7 @@ class Evaluator:
         batch = self._of(split)[index]
         losses, work = self.chain.run(allocation, (split, index), lambda: _losses(self.model, self.task, batch))
         self.work += work
+        _native.return_freed_memory(IDLE_BYTES)
         if split in self._places and len(losses.values) != len(self._places[split][index]):
             raise TaskError(
                 f"Batch {index} of {self.task.name} {split} has {len(losses.values)} units, it had "

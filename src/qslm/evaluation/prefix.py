@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PREFIX_BYTES = 2**30
+PREFIX_BYTES = 2**29
 Key = tuple[str, Hashable]  # prefix and batch
 
 

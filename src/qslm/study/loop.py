@@ -168,8 +168,7 @@ class _Study:
         costs = None
         if options.strategy == "knapsack":
             evaluator.restore()
-            asked = options.formats, options.quantizer
-            estimate = estimate_costs(evaluator.model, self.anatomy, self.task, *asked, self.progress)
+            estimate = estimate_costs(evaluator.model, self.anatomy, self.task, options, self.progress)
             self.record.estimate_work, costs = estimate.work, estimate.costs
             self.tell.message(
                 f"expected losses: of {len(options.matrices(self.anatomy))} matrices at {len(options.formats)} widths, "
