@@ -23,7 +23,8 @@ from qslm.search.options import Options
 from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 
 VERIFICATIONS = 8  # points of the front that are evaluated, at most
-MOVES = 2  # exchanges that are tried, at most
+MOVES = 12  # exchanges that are tried, at most
+FAILURES = 2  # exchanges in a row that are no better, after which there are no more
 HALVING = 5  # evaluations after which the smallest is sought by halving, not where it is expected
 NEAR = 0.01  # points whose sizes differ by a smaller share count as one
 NOISE = 0.25  # of the reach of an evaluation's bound
@@ -181,14 +182,15 @@ class KnapsackSearch(Strategy):
     # ---- the exchanges -----------------------------------------------------------------------------------------
 
     def _exchanges(self, best: _Evaluated) -> Steps:
-        """Try the most promising moves; one that is better is where the next ones start."""
+        """Try the most promising moves as long as they succeed; one that does is where the next ones start."""
+        failures = 0
         for _ in range(MOVES):
             moved, note = next(self._moved(best), (None, ""))
-            if moved is None:
+            if moved is None or failures == FAILURES:
                 return
             found = _Evaluated(moved, (yield Proposal(moved, "exchange", note)))
-            if found.outcome.quality_ok and self._order(found) < self._order(best):
-                best = found
+            better = found.outcome.quality_ok and self._order(found) < self._order(best)
+            best, failures = (found, 0) if better else (best, failures + 1)
 
     def _order(self, one: _Evaluated) -> float:
         return self._goal.order(one.allocation, one.outcome)
