@@ -27,7 +27,7 @@ MOVES = 12  # exchanges that are tried, at most
 FAILURES = 2  # exchanges in a row that are no better, after which there are no more
 HALVING = 5  # evaluations after which the smallest is sought by halving, not where it is expected
 NEAR = 0.01  # points whose sizes differ by a smaller share count as one
-NOISE = 0.25  # of the reach of an evaluation's bound
+NOISE = 0.5  # of the reach of an evaluation's bound
 HEADER = 16  # bytes by which the header of a file may differ, for each site
 
 TINY = 1e-12
