@@ -25,7 +25,7 @@ from qslm.locking import lock_folder
 from qslm.tasks.task import Losses, Units
 
 APPLICATION_ID = 0x51534C4D  # "QSLM"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE identity (text TEXT NOT NULL);
 CREATE TABLE evaluations (
