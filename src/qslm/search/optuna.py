@@ -54,7 +54,7 @@ class OptunaSearch(Strategy):
         choices = self._optuna.distributions.CategoricalDistribution(range(len(formats)))
         for place in range(len(formats)):
             study.enqueue_trial(dict.fromkeys(names, place))
-        for number in range(TRIALS * self.maximum_evaluations):
+        for number in range(len(formats) + TRIALS * self.maximum_evaluations):
             trial = study.ask(dict.fromkeys(names, choices))
             allocation = self._allocation(trial.params)
             excess, objectives = 0.0, [WORST] * len(self.directions)
