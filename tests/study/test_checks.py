@@ -1,12 +1,15 @@
+import numpy as np
 import pytest
 import torch
 from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement
 
 from qslm.anatomy import find_anatomy
-from qslm.errors import StudyError
+from qslm.budget import Budget
+from qslm.errors import BudgetError, StudyError
 from qslm.evaluation import Evaluator
-from qslm.study.checks import check_ground
+from qslm.study import search
+from qslm.study.checks import check_ground, check_sample
 
 
 def checks(model, task, signs=True):
@@ -56,6 +59,23 @@ def test_an_embedding_that_is_not_really_binarized_is_refused(task):
 
 def test_a_float64_network_that_float32_can_hold_is_taken(task):
     assert checks(SpikingEncoder().double(), task)["no-op"]
+
+
+def test_a_limit_that_no_change_does_not_keep_is_refused_before_anything_is_written(tmp_path):
+    class Placed(Agreement):
+        def places(self, split):
+            return np.split(np.arange(120), 2)
+
+    model = SpikingEncoder()
+    limit = 2.0  # of 120 sentences, z^2 / (n + z^2) = 2.20 points stay open, with z = 1.6449
+    with pytest.raises(BudgetError, match=r"changes no answer of 120 sentences still has a bound of 2\.21 points"):
+        search(model, Placed(model), budget=Budget(None, limit, "points"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(BudgetError, match="still has a bound of 2"):
+        search(model, Agreement(model), budget=Budget(None, limit, "points"), output=tmp_path / "run")
+    check_sample(Placed(model), Budget(None, limit, "points", decision="point"))
+    check_sample(Placed(model), Budget(None, 2.21, "points"))
+    check_sample(Placed(model), Budget(None, 0.0, "points"))
 
 
 def test_an_empty_split_is_refused(task):

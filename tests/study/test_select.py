@@ -8,8 +8,10 @@ from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
 
+from qslm.anatomy import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import BudgetError, LedgerError, StudyError
+from qslm.report import write_report
 from qslm.search import Options
 from qslm.study import search, select
 
@@ -104,10 +106,12 @@ def test_relative_and_absolute_rises(tied_run):
 
 
 def test_impossible_questions_are_refused(run, tied_run, tmp_path):
-    with pytest.raises(BudgetError, match="measured so far"):
-        select(run, max_memory="1kB")
+    smallest = Options().smallest(find_anatomy(SpikingEncoder())).footprint().file
+    with pytest.raises(BudgetError, match=rf"(?s)smallest model file has .*--max-memory {smallest}B") as told:
+        select(run, max_memory=smallest - 1)
+    assert "search" not in str(told.value)
     smallest = min(line["bytes"] for line in json.loads((run / "study.json").read_text())["tiers"])
-    with pytest.raises(BudgetError, match="a search can go lower"):
+    with pytest.raises(BudgetError, match=r"(?s)measured so far .*or search again"):
         select(run, max_memory=smallest, max_drop=5)
     with pytest.raises(StudyError, match=r"None of \d+ evaluations .* less than the checkpoint's file"):
         select(run, max_drop=0)
@@ -128,6 +132,35 @@ def test_a_damaged_study_is_refused(run, tmp_path, content, error):
     (tmp_path / "ledger.sqlite").write_bytes((run / "ledger.sqlite").read_bytes())
     with pytest.raises(error):
         select(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda study: study["checkpoint"].update(bytes=10**9), "checkpoint bytes"),
+        (lambda study: study["checkpoint"].update(digest="0" * 64), "checkpoint digest"),
+        (lambda study: study["anatomy"]["sites"][0].update(shape=[80, 8]), "anatomy"),
+        (lambda study: study["anatomy"]["sites"][0].update(binarized=True), "anatomy"),
+        (lambda study: study["task"].update(higher_is_better=False), "task higher_is_better"),
+    ],
+)
+def test_a_study_that_was_changed_is_refused(run, tmp_path, change, told):
+    copy = shutil.copytree(run, tmp_path / "run")
+    study = json.loads((copy / "study.json").read_text())
+    change(study)
+    (copy / "study.json").write_text(json.dumps(study))
+    for ask in (select, write_report):
+        with pytest.raises(StudyError, match=f"not as it was written: its {told} is"):
+            ask(copy)
+
+
+@pytest.mark.parametrize("options", [None, {}, {"template": "int4"}, "x"])
+def test_unusable_options_are_refused(run, tmp_path, options):
+    copy = shutil.copytree(run, tmp_path / "run")
+    study = json.loads((copy / "study.json").read_text())
+    (copy / "study.json").write_text(json.dumps({**study, "options": options}))
+    with pytest.raises(StudyError, match="options"):
+        select(copy)
 
 
 def test_files_of_two_studies_do_not_mix(run, tied_run, tmp_path):

@@ -31,7 +31,9 @@ def read_run(run: Path) -> Record:
     anatomy = folder.anatomy_from_dict(study.get("anatomy"))
     with Ledger.read(run / folder.LEDGER) as ledger:
         texts = {row.key: row.allocation for row in ledger.rows("search")}
+        identity = ledger.identity
     try:
+        folder.check_unchanged(study, anatomy, identity)
         return _record(run, study, selection, anatomy, texts)
     except (KeyError, TypeError, ValueError, IndexError, AllocationError) as error:
         problem = f"{run} does not hold a whole study: {type(error).__name__}: {error}."

@@ -7,6 +7,7 @@ from itertools import combinations
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,21 +100,31 @@ def check_kind(task: Task, budget: Budget, losses: Losses | None = None) -> None
         )
 
 
-def check_sample(task: Task, budget: Budget, losses: Losses) -> None:
-    """Refuse a limit that a sample of this size cannot show, even of a network without any loss. Raises BudgetError.
+def check_sample(task: Task, budget: Budget, losses: Losses | None = None) -> None:
+    """Refuse a limit that an allocation which changes no answer does not keep on a sample of this size.
 
-    No sample shows a limit of 0: what keeps that is exact by its formats.
+    No sample shows a limit of 0: what keeps that is exact by its formats. Without `losses` (of the baseline) only
+    accuracy is looked at, where the batches' places tell the number of units: then that number alone decides. Raises
+    BudgetError.
     """
-    if not budget.max_loss:
+    losses = _right_everywhere(task) if losses is None else losses
+    if not budget.max_loss or losses is None:
         return
     bound = compare(task, losses, losses, budget.kind).bound
     if not budget.verdict(0, 0.0, bound).quality_ok:
         least = spell_loss(budget.kind, ceil(100 * bound) / 100, signed=False)
         raise BudgetError(
-            f"{len(losses.values):,} {task.unit}s cannot show a loss of at most "
-            f"{spell_loss(budget.kind, budget.max_loss, signed=False)}: without any loss their bound is {least}.",
+            f"An allocation that changes no answer of {len(losses.values):,} {task.unit}s still has a bound of "
+            f"{least}, more than the limit of {spell_loss(budget.kind, budget.max_loss, signed=False)}.",
             f"Give more {task.unit}s, allow {least}, or judge by the point alone: --decision point.",
         )
+
+
+def _right_everywhere(task: Task) -> Losses | None:
+    """The losses of a network that is right on every unit of the search split, where their number is known."""
+    places = task.places("search") if task.metric == "accuracy" else None
+    units = sum(map(len, places or []))
+    return Losses(np.ones(units), np.ones(units), 0) if units > 1 else None
 
 
 def check_overlap(task: Task) -> list[Check]:

@@ -1,5 +1,6 @@
 """The files of a run folder that are JSON: study.json and selection.json."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from qslm import artifact
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import ArtifactError, StudyError
 from qslm.finite import finite
+from qslm.formats import canonical_json
 from qslm.formats.reading import file_digest
 from qslm.formats.staging import write_bytes
 
@@ -101,6 +103,24 @@ def anatomy_to_dict(anatomy: Anatomy) -> dict[str, Any]:
             for site in anatomy.sites
         ],
     }
+
+
+def anatomy_digest(anatomy: Anatomy) -> str:
+    """The sha256 of an anatomy, in hex."""
+    return hashlib.sha256(canonical_json(anatomy_to_dict(anatomy)).encode()).hexdigest()
+
+
+def check_unchanged(study: Mapping[str, Any], anatomy: Anatomy, identity: Mapping[str, Any]) -> None:
+    """Refuse a study.json whose checkpoint, anatomy or task is not the one that the ledger belongs to.
+
+    Raises StudyError, and KeyError or TypeError where something is missing.
+    """
+    checkpoint, task = identity["checkpoint"], identity["task"]
+    pairs = [(f"checkpoint {name}", study["checkpoint"][name], checkpoint[name]) for name in ("digest", "bytes")]
+    pairs += [(f"task {name}", study["task"][name], task[name]) for name in ("name", "metric", "higher_is_better")]
+    for name, here, there in [*pairs, ("anatomy", anatomy_digest(anatomy), checkpoint["anatomy"])]:
+        if here != there:
+            raise StudyError(f"{STUDY} is not as it was written: its {name} is {here}, the ledger's {there}.", AGAIN)
 
 
 def anatomy_from_dict(content: Any) -> Anatomy:

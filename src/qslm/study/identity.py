@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from qslm import _native
+from qslm.anatomy import find_anatomy
+from qslm.study.folder import anatomy_digest
 from qslm.study.subject import Subject
 from qslm.tasks.task import Task
 
@@ -26,8 +28,13 @@ def identity(subject: Subject, task: Task) -> dict[str, Any]:
     """
     device = next((parameter.device for parameter in subject.model.parameters()), torch.device("cpu"))
     return {
-        "checkpoint": {"digest": subject.digest, "config": subject.config},
-        "task": {"name": task.name, "metric": task.metric},
+        "checkpoint": {
+            "digest": subject.digest,
+            "config": subject.config,
+            "bytes": subject.file_bytes,
+            "anatomy": anatomy_digest(find_anatomy(subject.model)),
+        },
+        "task": {"name": task.name, "metric": task.metric, "higher_is_better": task.higher_is_better},
         "facts": getattr(task, "facts", dict)(),
         "data": {split: task.fingerprint(split) for split in ("search", "report")},
         "code": {"qslm": qslm_version(), "digest": code_digest()},

@@ -68,6 +68,7 @@ def search(
         raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
     options.check_possible(anatomy, budget)
     check_kind(task, budget)
+    check_sample(task, budget)
     if options.quantizer not in QUANTIZERS:
         raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
     check_precision(model, anatomy)

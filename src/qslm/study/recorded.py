@@ -14,6 +14,8 @@ from qslm.anatomy import Anatomy
 from qslm.budget import Budget
 from qslm.errors import QslmError, StudyError
 from qslm.evaluation import Evaluation, Ledger, Row
+from qslm.formats import Format
+from qslm.search import Options
 from qslm.study import folder
 from qslm.study.judging import BASELINE, Judge, Judged
 from qslm.study.selection import Pair, Stopped
@@ -58,7 +60,21 @@ class Recorded:
         with Ledger.read(run / folder.LEDGER) as ledger:
             rows = ledger.rows("search")
             reported = {row.key: row.evaluation for row in ledger.rows("report") if row.evaluation.complete}
+            found = ledger.identity
+        try:
+            folder.check_unchanged(study, anatomy, found)
+        except (KeyError, TypeError) as error:
+            raise StudyError(f"{run / folder.STUDY} or the ledger lacks something: {error}.", folder.AGAIN) from error
         return cls(run, study, anatomy, task, *asked, *early, rows, reported)
+
+    def options(self) -> Options:
+        """What the search was told beside its budget. Raises StudyError."""
+        try:
+            told = dict(self.study["options"])
+            formats = {name: Format.parse(told[name]) for name in ("template", "vectors")}
+            return Options(**{**told, **formats, "precisions": tuple(told["precisions"])})
+        except (KeyError, TypeError, ValueError, QslmError) as error:
+            raise StudyError(f"{self.run / folder.STUDY} has unusable options: {error}.", folder.AGAIN) from error
 
     @property
     def baseline(self) -> Evaluation | None:

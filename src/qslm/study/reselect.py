@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from qslm.budget import Budget, parse_loss
+from qslm.budget import Budget, check_possible, parse_loss
 from qslm.errors import BudgetError, StudyError
 from qslm.study import folder
 from qslm.study.checks import check_kind, check_sample
@@ -52,7 +52,7 @@ def answer(known: Recorded, budget: Budget) -> Selection:
     check_kind(known.task, budget, judge.baseline.losses)
     check_sample(known.task, budget, judge.baseline.losses)
     judged = known.judged(judge)
-    _check_measured(judge, judged)
+    _check_measured(known, judge, judged)
     chosen = judge.choose([one for one in judged if one.complete])
     if chosen is None:
         raise nothing_accepted(judge, judged, known.stopped)
@@ -114,9 +114,14 @@ def _budget(
     )
 
 
-def _check_measured(judge: Judge, judged: Sequence[Judged]) -> None:
-    """Refuse a memory budget below everything measured that keeps the quality limit and saves. Raises BudgetError."""
+def _check_measured(known: Recorded, judge: Judge, judged: Sequence[Judged]) -> None:
+    """Refuse a memory budget below every file that the study's options make, or below everything measured that keeps
+    the quality limit and saves. Raises BudgetError.
+    """
     budget = judge.budget
+    measured = [one.evaluation.footprint_file for one in judged]
+    smallest = min([known.options().smallest(known.anatomy).footprint().file, *measured])
+    check_possible(budget.max_bytes, smallest, known.anatomy.float32_bytes)
     kept = [one for one in judged if one.verdict.quality_ok and one.tier != BASELINE]
     sizes = [one.evaluation.footprint_file for one in kept if one.complete]
     saving = [size for size in sizes if size < judge.checkpoint_bytes]
@@ -125,5 +130,5 @@ def _check_measured(judge: Judge, judged: Sequence[Judged]) -> None:
         raise BudgetError(
             f"The smallest model file measured so far that keeps the quality limit has {min(saving):,} bytes, "
             f"the budget is {budget.max_bytes:,}.",
-            f"Give --max-memory {min(saving)}B, or search again with this budget: a search can go lower.",
+            f"Give --max-memory {min(saving)}B, or search again with this budget: it may find a smaller one.",
         )
