@@ -413,10 +413,26 @@ def test_what_is_an_artifact(tmp_path):
     assert not artifact.is_artifact(tmp_path / "nothing")
     (tmp_path / "config.json").write_text("[" * 100_000)
     assert not artifact.is_artifact(tmp_path)
-    with pytest.raises(ArtifactError, match=r"nothing is not the folder of a packed model: it has no config\.json"):
+    with pytest.raises(ArtifactError, match=r"nothing does not exist"):
         artifact.read(tmp_path / "nothing")
     with pytest.raises(ArtifactError, match="File name too long"):
         artifact.read(tmp_path / ("n" * 300))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"null", b"\xff", b"{}", b'{"qslm": 1}', b'{"qslm": {}}'])
+def test_a_damaged_config_beside_a_packed_model_is_told_and_mended_by_writing_again(tmp_path, content):
+    packed(tmp_path)
+    whole = (tmp_path / "config.json").read_bytes()
+    (tmp_path / "config.json").unlink()
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    assert artifact.is_packed(tmp_path)
+    for ask in (artifact.read, artifact.verify, artifact.read_config):
+        with pytest.raises(ArtifactError, match=r"config\.json is (damaged|missing).* packed model of qslm") as caught:
+            ask(tmp_path)
+        assert ("missing" in caught.value.problem) == (content is None)
+    packed(tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == whole
 
 
 def test_the_artifact_in_a_run_folder_is_named(tmp_path):

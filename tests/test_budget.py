@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from qslm.budget import Budget, Candidate, check_possible, conclude, parse_loss, score
+from qslm.budget import Budget, Candidate, check_possible, conclude, parse_loss, score, spell_loss
 from qslm.errors import BudgetError
 
 
@@ -125,7 +125,32 @@ def test_losses_are_read(drop, rise, expected):
     assert (limit, kind) == (pytest.approx(expected[0]), expected[1])
 
 
-@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "two", "1,5", "1_0", "%", "2%%", "1e400", "0x2", "--2", "²"])
+@pytest.mark.parametrize("text", ["-1", "-0.5", "-2%"])
+def test_what_is_negative_is_said_to_be(text):
+    for option in ("max_drop", "max_rise"):
+        with pytest.raises(BudgetError, match=f"{text} is negative"):
+            parse_loss(**{option: text})
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "text"),
+    [
+        ("absolute", 0.0001, "0.0001"),
+        ("absolute", 0.0015, "0.0015"),
+        ("absolute", 0.31, "0.310"),
+        ("absolute", 1e-17, "0.000"),
+        ("relative", 0.00001, "0.001 %"),
+        ("relative", 0.02, "2.00 %"),
+        ("points", 0.004, "0.004 points"),
+        ("points", 0.05, "0.05 points"),
+        ("points", 0.0, "0.00 points"),
+    ],
+)
+def test_no_loss_is_rounded_to_nothing(kind, loss, text):
+    assert spell_loss(kind, loss, signed=False) == text
+
+
+@pytest.mark.parametrize("text", ["", "nan", "inf", "two", "1,5", "1_0", "%", "2%%", "1e400", "0x2", "--2", "²"])
 def test_nonsense_is_refused(text):
     with pytest.raises(BudgetError, match="is not a number"):
         parse_loss(max_drop=text)

@@ -9,8 +9,10 @@ import types
 import pytest
 import torch
 from networks.spikegpt import random_ids, random_spikegpt
+from networks.tied import TiedNetwork
 from safetensors.torch import save_file
 
+import qslm
 import qslm.loading
 from qslm import artifact
 from qslm.allocation import Allocation
@@ -287,6 +289,28 @@ def test_artifact_keeps_the_embedding_that_it_was_packed_with(packed):
     assert load_model(folder, binary_embedding=True).config.binary_embedding
     with pytest.raises(CheckpointError, match="packed and measured with binary_embedding true; false is another"):
         load_model(folder, binary_embedding="false")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"architecture": "spikegpt"}'])
+def test_a_damaged_config_of_an_artifact_is_said_to_be(packed, content):
+    (packed[0] / "config.json").write_bytes(content)
+    for ask in (load_checkpoint, load_skeleton):
+        for path in (packed[0], packed[0] / "model.safetensors"):
+            with pytest.raises(ArtifactError, match=r"config\.json is damaged"):
+                ask(path)
+
+
+def test_a_packed_model_of_another_network_says_how_its_weights_are_read(tmp_path):
+    model = TiedNetwork()
+    allocation = Allocation.uniform(find_anatomy(model), Format("integer", 8))
+    artifact.write(tmp_path, RoundedSites(model.state_dict(), allocation), allocation, config={"architecture": "Own"})
+    for ask in (load_checkpoint, load_skeleton):
+        with pytest.raises(CheckpointError, match="packed model of another network, Own") as caught:
+            ask(tmp_path)
+        assert f"qslm.artifact.read({str(tmp_path)!r}).state_dict()" in caught.value.remedy
+    names = {"qslm": qslm}
+    state = eval(f"qslm.artifact.read({str(tmp_path)!r}).state_dict()", names)
+    model.load_state_dict(state)
 
 
 def test_damaged_artifact_is_refused(packed):

@@ -1,8 +1,8 @@
 """Fit a spike-driven language model into a memory budget.
 
 Every verb of the command line is a function here: `inspect`, `search`, `select`, `evaluate`, `verify`, `generate`,
-`train_lm`, `train_classifier`, `demo`, `describe_data`. The names below load on first use, so that
-`qslm --help` does not wait for PyTorch.
+`train_lm`, `train_classifier`, `demo`, `describe_data`; `artifact` reads packed models. The names below load on first
+use, so that `qslm --help` does not wait for PyTorch.
 """
 
 import sys
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qslm import artifact as artifact
     from qslm.allocation import Allocation
     from qslm.anatomy import find_anatomy
     from qslm.artifact import verify
@@ -61,6 +62,8 @@ __all__ = ["__version__", *HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "artifact":
+        return import_module("qslm.artifact")
     if name not in HOMES:
         raise AttributeError(f"module 'qslm' has no attribute {name!r}")
     value = getattr(import_module(f"qslm.{HOMES[name]}"), name)

@@ -159,14 +159,8 @@ def _refuse_foreign(folder: Path) -> None:
     """Never overwrite a model that is not an artifact."""
     model, config = folder / MODEL, folder / CONFIG
     with reading(folder):
-        foreign = config.exists() and not is_artifact(folder)
-        unsigned = model.exists() and not config.exists()
-    if unsigned:
-        try:
-            metadata_of(read_header(model))
-        except ArtifactError:
-            foreign = True
-    if foreign:
+        something = config.exists() or model.exists()
+    if something and not is_packed(folder):
         raise ArtifactError(f"{folder} holds another model.", "Choose an empty folder.")
 
 
@@ -180,6 +174,23 @@ def is_artifact(path: Path | str) -> bool:
     except ArtifactError:
         return False
     return isinstance(config.get(ENTRY), dict)
+
+
+def is_packed(path: Path | str) -> bool:
+    """Whether `path` is a folder with a packed model in it, also where its config.json is damaged or missing."""
+    return is_artifact(path) or _has_our_metadata(Path(path) / MODEL)
+
+
+def _has_our_metadata(model: Path) -> bool:
+    try:
+        return bool(metadata_of(read_header(model)))
+    except ArtifactError:
+        return False
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """What config.json says of the network, as it was written. Raises ArtifactError."""
+    return _read_config(Path(folder))[0]
 
 
 def read(folder: Path | str) -> Artifact:
@@ -232,6 +243,12 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = folder / CONFIG
     with reading(path):
         present = path.exists()
+        there = folder.exists()
+    if not there:
+        raise ArtifactError(f"{folder} does not exist.", "Check the path.")
+    if not is_artifact(folder) and _has_our_metadata(folder / MODEL):
+        state = "damaged" if present else "missing"
+        raise ArtifactError(f"{path} is {state}: {MODEL} beside it is a packed model of qslm.", _ALTERED)
     if not present:
         raise ArtifactError(
             f"{folder} is not the folder of a packed model: it has no {CONFIG}.", f"Give {_packed_folder(folder)}."
@@ -242,6 +259,8 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if digest != _config_digest(config, path):
                 raise ArtifactError(f"{path} is not as it was written.", _ALTERED)
             return config, entry
+    if _has_our_metadata(folder / MODEL):
+        raise ArtifactError(f"{path} is damaged: {MODEL} beside it is a packed model of qslm.", _ALTERED)
     raise ArtifactError(f"{path} does not describe a packed model of qslm.", f"Give {_packed_folder(folder)}.")
 
 

@@ -176,11 +176,17 @@ def conclude(loss: float, low: float, high: float, limit: float | None) -> Concl
 
 
 def spell_loss(kind: str, loss: float, signed: bool = True) -> str:
-    """A loss in words of its unit: `+0.41 points`, `+1.20 %`, `+0.310`."""
+    """A loss in words of its unit: `+0.41 points`, `+1.20 %`, `+0.310`; a small one with two digits of its own."""
     sign = "+" if signed else ""
     if kind == "points":
-        return f"{loss:{sign}.2f} points"
-    return f"{100 * loss:{sign}.2f} %" if kind == "relative" else f"{loss:{sign}.3f}"
+        return f"{_digits(loss, 2, sign)} points"
+    return f"{_digits(100 * loss, 2, sign)} %" if kind == "relative" else _digits(loss, 3, sign)
+
+
+def _digits(value: float, places: int, sign: str) -> str:
+    """`value` with so many places, or more where they would leave nothing, or one digit alone, of it."""
+    small = ROUNDING < abs(value) < 10.0 ** (1 - places)
+    return f"{value:{sign}.2g}" if small and round(value, places) != value else f"{value:{sign}.{places}f}"
 
 
 def _at_most(value: float, limit: float) -> bool:
@@ -191,6 +197,8 @@ def _parse_number(option: str, given: str | float) -> tuple[float, bool]:
     """(number, whether a percent sign followed)."""
     text = str(given).strip()
     digits = text.removesuffix("%").rstrip()
+    if digits.startswith("-") and _NUMBER.fullmatch(digits[1:]):
+        raise BudgetError(f"{option} {given} is negative.", "Give a number that is not, such as 2, 1.5 or 2%.")
     if not _NUMBER.fullmatch(digits):
         raise BudgetError(f"{option} {given} is not a number.", "Give one that is not negative, such as 2, 1.5 or 2%.")
     return float(digits), text.endswith("%")

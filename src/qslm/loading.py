@@ -84,7 +84,7 @@ def load_checkpoint(
     path = locate(source)
     given = load_tokenizer(tokenizer) if tokenizer is not None else None
     folder = path.parent if path.name == artifact.MODEL else path
-    if artifact.is_artifact(folder):
+    if artifact.is_packed(folder):
         return replace(_open_artifact(folder, given, choice), source=str(source))
     weights = _weight_file(path)
     config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
@@ -108,8 +108,8 @@ def load_skeleton(source: str | Path) -> SpikeGPT:
     """
     path = locate(source)
     folder = path.parent if path.name == artifact.MODEL else path
-    if artifact.is_artifact(folder):
-        config = SpikeGPTConfig.from_dict(_read_config(folder / artifact.CONFIG))
+    if artifact.is_packed(folder):
+        config = SpikeGPTConfig.from_dict(_spikegpt(artifact.read_config(folder), folder))
     else:
         weights = _weight_file(path)
         config = infer_config(read_state(weights), _read_config(weights.with_name("config.json")), str(weights))
@@ -203,7 +203,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _open_artifact(folder: Path, tokenizer: Tokenizer | None, binary_embedding: str) -> Checkpoint:
     packed = artifact.read(folder)
-    model = load_spikegpt(packed.state_dict(), packed.config, origin=str(folder))
+    model = load_spikegpt(packed.state_dict(), _spikegpt(packed.config, folder), origin=str(folder))
     packed_as = str(model.config.binary_embedding).lower()
     if binary_embedding not in ("auto", packed_as):
         raise CheckpointError(
@@ -214,6 +214,17 @@ def _open_artifact(folder: Path, tokenizer: Tokenizer | None, binary_embedding: 
         tokenizer = parse_tokenizer(packed.tokenizer_json, str(folder / "tokenizer.json"))
     model = model.to(_device())
     return Checkpoint(folder.name, model, tokenizer, packed.sha256, packed.file_bytes, packed.allocation_json)
+
+
+def _spikegpt(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The config of a packed SpikeGPT. Raises CheckpointError where another network was packed."""
+    architecture = config.get("architecture")
+    if architecture != "spikegpt":
+        raise CheckpointError(
+            f"{folder} is a packed model of another network, {str(architecture)[:80]}, and only a SpikeGPT is built.",
+            f"Read its weights in Python: qslm.artifact.read({str(folder)!r}).state_dict(), for your own network.",
+        )
+    return config
 
 
 def _likelier_embedding(

@@ -93,6 +93,16 @@ def test_facts_say_in_words_why_the_data_differ(path):
         Ledger.open(path, {**other, "facts": facts})
 
 
+def test_where_the_checkpoint_is_another_no_option_is_blamed_for_what_comes_with_it(path):
+    first = {"checkpoint": {"digest": "c0"}, "data": {"search": "f00"}, "facts": {"context": 256}}
+    Ledger.open(path, first).close()
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(path, {"checkpoint": {"digest": "c1"}, "data": {"search": "ba4"}, "facts": {"context": 1024}})
+    assert caught.value.problem == (
+        f"{path} belongs to another study: checkpoint.digest was c0, is c1 (other weights); context 256 then, 1024 now."
+    )
+
+
 def test_a_second_writer_is_refused_a_reader_is_not(path):
     with Ledger.open(path, IDENTITY) as ledger:
         put(ledger)

@@ -30,13 +30,16 @@ def refuse_differences(path: Path, stored: dict[str, Any], wanted: dict[str, Any
     """Raise LedgerError, naming every difference, when two identities are not the same.
 
     Where their `data` differ by `facts` that both tell, these are named in place of the digests; facts alone
-    make no difference, as the same text may lie under another name.
+    make no difference, as the same text may lie under another name. With another checkpoint its context and tokenizer
+    come too, so that then no option is named as the cause of a fact.
     """
     then, now = stored.get("facts", {}), wanted.get("facts", {})
     found = [one for one in _differences(stored, wanted) if not one[0].startswith("facts")]
     if any(place.startswith("data.") for place, _ in found):
         facts = [(name, f"{name} {_short(then[name])} then, {_short(now[name])} now") for name in _changed(then, now)]
-        found = facts + [one for one in found if not (facts and one[0].startswith("data."))]
+        found = [one for one in found if not (facts and one[0].startswith("data."))]
+        follows = any(place == "checkpoint.digest" for place, _ in found)
+        found = [*found, *(("", told) for _, told in facts)] if follows else [*facts, *found]
     if found:
         raise LedgerError(
             f"{path} belongs to another study: " + "; ".join(map(_with_cause, found)) + ".",

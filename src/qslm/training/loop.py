@@ -163,8 +163,10 @@ def resume(
         step, history = int(state["step"]), History(**json.loads(state["history"]))
         tensors, moments = dict(state["model"]), dict(state["optimizer"])
     except Exception as error:  # a damaged file fails in many ways inside torch.load
-        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise TrainingError(f"{path} is not the state of a training: {reason}.", "Delete it to start anew.") from error
+        raise TrainingError(
+            f"{path} is damaged, or not the state of a training: it cannot be read.",
+            "Restore a copy, or delete it to start anew.",
+        ) from error
     changed = {
         key: (before.get(key), identity.get(key)) for key in before | identity if before.get(key) != identity.get(key)
     }
