@@ -4,6 +4,9 @@ import shutil
 
 import pytest
 
+from qslm.errors import StudyError
+from qslm.study.folder import packing_folder
+
 SURE = ("--binary-embedding", "true")
 FAST = ("--precisions", "8 4", "--max-evaluations", 12, "--context", 16, "--windows", 40)
 
@@ -155,6 +158,47 @@ def test_a_run_folder_that_cannot_be_is_refused_before_loading(refused, checkpoi
     told = refused("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "1", "-o", place)
     assert f"The folder {place} cannot be written: " in told and "Choose a folder that can be written." in told
     assert f"{place} cannot be written" in refused("train", "lm", "-o", place)
+
+
+@pytest.mark.parametrize("verb", ["search", "sensitivity", "demo"])
+def test_a_run_folder_with_a_model_or_without_a_name_is_refused(refused, run, checkpoint, text, monkeypatch, verb):
+    monkeypatch.setattr("qslm.loading.load_checkpoint", None)
+    monkeypatch.setattr("qslm.loading.load_skeleton", None)
+    words = (checkpoint, "--task", "text", "--file", text) if verb != "demo" else ()
+    words += ("--max-rise", "1") if verb == "search" else ()
+    before = sorted(checkpoint.iterdir()), sorted((run / "artifact").iterdir())
+    told = refused(verb, *words, "-o", checkpoint)
+    assert f"{checkpoint} is the folder of a checkpoint, model.pth" in told and "Name another folder" in told
+    assert "artifact is the folder of a packed model" in refused(verb, *words, "-o", run / "artifact")
+    assert "The name of the output folder is empty" in refused(verb, *words, "-o", "")
+    assert before == (sorted(checkpoint.iterdir()), sorted((run / "artifact").iterdir()))
+
+
+def test_a_folder_that_is_another_ones_is_not_packed_into(refused, run, checkpoint, tmp_path):
+    words = ("select", run, "--max-rise", "400%")
+    assert "is the run folder of a study" in refused(*words, "-o", run)
+    assert "is the folder of a checkpoint, model.pth" in refused(*words, "-o", checkpoint)
+    packed = shutil.copytree(run / "artifact", tmp_path / "packed")
+    assert packing_folder(packed, str(checkpoint)) == packed  # a packed model is replaced, but not by itself
+    for source in (packed, packed / "model.safetensors"):
+        with pytest.raises(StudyError, match="is the folder of the checkpoint that is packed"):
+            packing_folder(packed, str(source))
+    (tmp_path / "other.bin").write_bytes(b"weights")
+    assert "is the folder of a checkpoint, other.bin" in refused(*words, "-o", tmp_path)
+    assert "empty" in refused(*words, "-o", "")
+
+
+def test_the_demo_looks_at_its_folder_first(refused, text, monkeypatch):
+    monkeypatch.setattr("qslm.study.demo", None)
+    assert "cannot be written" in refused("demo", "-o", text)
+
+
+def test_the_answer_tells_the_formats_of_all_weights(run, call):
+    sites = json.loads((run / "selection.json").read_text())["selected"]["allocation"]["sites"]
+    for shown in ((run / "stdout").read_text(), call("select", run).stdout, call("status", run).stdout):
+        (line,) = (line for line in shown.splitlines() if "formats" in line)
+        assert set(re.findall(r"(\S+) [\d.e-]+ %", line)) == set(sites.values())
+        assert sum(map(float, re.findall(r"([\d.e-]+) %", line))) == pytest.approx(100, abs=0.5)
 
 
 def test_looking_for_a_run_folder_leaves_nothing(refused, checkpoint, text, tmp_path):

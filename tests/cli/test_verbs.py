@@ -1,6 +1,8 @@
 import json
+import re
 
 import pytest
+from rich.console import Console
 
 SURE = ("--binary-embedding", "true")
 
@@ -12,7 +14,34 @@ def test_inspect_prints_the_tree_and_the_bytes(call, checkpoint):
         assert word in result.stdout
     (row,) = (line for line in result.stdout.splitlines() if "blocks.1.ffn.value.weight" in line)
     assert "16 x 32" in row
-    assert row.split()[-3:] == ["2,048", "560", "296"]  # float32; codes, scales and zero points of 16 rows
+    sizes = row.split()[-13:]  # on a pipe there is room for all widths
+    assert [sizes[0], sizes[5], sizes[9]] == ["2,048", "560", "296"]  # float32; codes, scales, zero points of 16 rows
+
+
+@pytest.mark.parametrize(
+    ("columns", "words", "heads"),
+    [
+        (80, (), ["32", "8", "4"]),
+        (400, (), ["32", "16", "14", "12", "10", "8", "7", "6", "5", "4", "3", "2", "1"]),
+        (80, ("--widths", "3,32 16"), ["32", "16", "3"]),
+        (400, ("--widths", "32"), ["32"]),
+    ],
+)
+def test_the_tree_shows_the_widths_that_fit_or_are_asked_for(call, checkpoint, monkeypatch, columns, words, heads):
+    console = Console(width=columns, highlight=False)
+    monkeypatch.setattr("qslm.cli.inspect.console", lambda: console)
+    shown = call("inspect", checkpoint, *SURE, *words).stdout
+    (line,) = (line for line in shown.splitlines() if "block, module, site" in line)
+    assert re.findall(r"(\d+) bit", line) == heads
+
+
+@pytest.mark.parametrize("widths", ["9", "", "32,x"])
+def test_widths_that_are_none_are_refused(refused, checkpoint, widths):
+    assert "--widths" in refused("inspect", checkpoint, *SURE, "--widths", widths)
+
+
+def test_verify_of_nothing_says_that_it_is_not_there(refused):
+    assert "nothere does not exist." in refused("verify", "nothere")
 
 
 def test_inspect_counts_what_the_file_will_have(call, checkpoint):

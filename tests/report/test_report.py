@@ -1,11 +1,14 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.collections import LineCollection
 
 from qslm.errors import QslmError, StudyError
+from qslm.report import figures as plotly_figures
 from qslm.report import pictures, write_command, write_report
 from qslm.report.read import read_run
 
@@ -127,6 +130,39 @@ def test_both_limits_are_lines_with_words(figures, run, name):
     assert [note["text"] for note in layout["annotations"]] == ["limit 15.00 points", "limit 6.00 kB"]
     drawn = getattr(pictures, name)(read_run(run))
     assert {text.get_text() for axes in drawn.axes for text in axes.texts} == {"limit 15.00 points", "limit 6.00 kB"}
+
+
+def test_the_baseline_is_the_checkpoints_file(figures, run):
+    selection = json.loads((run / "selection.json").read_text())
+    line = json.loads((run / "study.json").read_text())["tiers"][0]
+    record = read_run(run)
+    assert record.points[0].measured.file_bytes == line["bytes"] == selection["baseline"]["bytes"] == 9000
+    (trace,) = (t for t in figures["pareto"]["data"] if t["name"] == "baseline" and t.get("error_y"))
+    assert trace["x"] == [0.009]
+    row = (run / "report.html").read_text(encoding="utf-8").split("<tbody>\n")[1].split("</tr>")[0]
+    assert "0.009</td>" in row and "kept" not in row and "rejected" not in row
+
+
+def test_the_tiers_show_the_bound_that_is_judged(figures, run):
+    lines = {line["number"]: line for line in json.loads((run / "study.json").read_text())["tiers"]}
+    tops, hidden = {}, []
+    for trace in figures["tiers"]["data"]:
+        for place, bar in enumerate(trace.get("error_y", {}).get("array", [])):
+            tops[trace["x"][place]] = trace["y"][place] + bar
+            assert trace["error_y"]["arrayminus"][place] == 0
+            hidden += [trace["x"][place]] if "triangle" in trace["marker"]["symbol"][place] else []
+    assert set(tops) == set(lines)
+    drawn = [n for n in lines if n not in hidden and n > 0]
+    assert drawn and all(tops[n] == pytest.approx(lines[n]["bound"]) for n in drawn)
+    assert all((tops[n] <= 15.0) == lines[n]["quality_ok"] for n in drawn)
+    record = read_run(run)
+    assert _bars(pictures.tiers(record)) == len(drawn)
+    by_point = replace(record, limits=replace(record.limits, decision="point"))
+    assert _bars(pictures.tiers(by_point)) == 0 and "error_y" not in plotly_figures.tiers(by_point)["data"][1]
+
+
+def _bars(drawn):
+    return sum(isinstance(one, LineCollection) for one in drawn.axes[0].collections)
 
 
 @pytest.mark.parametrize("name", ["pareto", "tiers"])

@@ -71,6 +71,13 @@ def spell_open(selection: "Selection") -> str:
     return " ".join(sentences)
 
 
+def spell_formats(selection: "Selection") -> str:
+    """How many of all weights the selected allocation has in which format: its note tells the last step alone."""
+    from qslm.report.read import summarize
+
+    return ", ".join(summarize(selection.allocation).splitlines())
+
+
 def print_selection(selection: "Selection") -> None:
     """Print the baseline beside what was selected."""
     from qslm.budget import spell_loss
@@ -97,6 +104,7 @@ def print_selection(selection: "Selection") -> None:
         f"{selection.evaluations:,} evaluations, baseline and report split among them, in {selection.seconds:,.0f} s; "
         f"selected: {chosen.note}"
     )
+    print(f"formats of the weights: {spell_formats(selection)}")
     if left := spell_open(selection):
         print(left)
     if selection.stopped:

@@ -16,7 +16,19 @@ Checkpoint = Annotated[
         show_default=False,
     ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="The run folder.", show_default=False)]
+
+
+def folder_path(text: str | Path) -> Path:
+    """The path of a folder that is written to. Raises QslmError on an empty one, which would be this folder."""
+    if not str(text):
+        raise QslmError("The name of the output folder is empty (--output).", "Name a folder, such as runs/own.")
+    return Path(text)
+
+
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="The run folder.", show_default=False, parser=folder_path, metavar="DIRECTORY"),
+]
 Run = Annotated[Path, typer.Argument(help="The run folder of a study.", show_default=False)]
 TaskName = Annotated[
     str,
@@ -131,6 +143,14 @@ def check_folder(path: Path) -> None:
             f"The folder {path} cannot be written: {error.strerror or error} ({there}).",
             "Choose a folder that can be written.",
         ) from error
+
+
+def check_run_folder(path: Path) -> None:
+    """Do as `check_folder`, and refuse a run folder that holds a model. Raises QslmError."""
+    check_folder(path)
+    from qslm.study.folder import run_folder
+
+    run_folder(path)
 
 
 THREADS_PER_CORE = 4  # that may be asked for; a mistyped 100000 would bring the machine down

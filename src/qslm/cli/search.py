@@ -25,7 +25,7 @@ from qslm.cli.options import (
     TaskName,
     Threads,
     Tokenizer,
-    check_folder,
+    check_run_folder,
     use_threads,
 )
 from qslm.cli.progress import Listener
@@ -119,7 +119,7 @@ def search(
     [bold]qslm search spikegpt-mini --task wikitext2 --max-rise 1.0 --strategy tiered --whole -o runs/paper[/bold]
     """
     check_texts(task, max_memory, max_drop, max_rise)
-    check_folder(output)
+    check_run_folder(output)
     use_threads(threads)
     from qslm.anatomy import find_anatomy
     from qslm.loading import load_skeleton

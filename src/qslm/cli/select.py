@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from qslm.cli.budget import print_selection
-from qslm.cli.options import Json, MaxDrop, MaxMemory, MaxRise, Mu, Prefer, Run
+from qslm.cli.options import Json, MaxDrop, MaxMemory, MaxRise, Mu, Prefer, Run, folder_path
 from qslm.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,14 @@ def select(
     mu: Mu = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Pack the answer into this folder.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Pack the answer into this folder.",
+            show_default=False,
+            parser=folder_path,
+            metavar="DIRECTORY",
+        ),
     ] = None,
     checkpoint: Annotated[
         str | None,

@@ -1,6 +1,5 @@
 """`qslm sensitivity`: what every part of a network costs at every width, one at a time."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -12,9 +11,11 @@ from qslm.cli.options import (
     Data,
     File,
     Json,
+    Output,
     TaskName,
     Threads,
     Tokenizer,
+    check_run_folder,
     use_threads,
 )
 from qslm.cli.output import print_json, print_table
@@ -46,7 +47,7 @@ Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rou
 def sensitivity(
     checkpoint: Checkpoint,
     task: TaskName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder.", show_default=False)],
+    output: Output,
     widths: Widths = DEFAULT_PRECISIONS,
     level: Level = "all",
     windows: SearchWindows = None,
@@ -74,6 +75,7 @@ def sensitivity(
     """
     chosen = parse_precisions(widths, "--widths")
     limit = parse_windows(task, windows)
+    check_run_folder(output)
     use_threads(threads)
     from qslm.loading import load_checkpoint
     from qslm.report import write_sensitivity

@@ -38,6 +38,7 @@ def _lines(found: "Status") -> list[tuple[str, str]]:
         ("evaluations", f"{found.evaluations:,}{most}"),
         ("time", f"{spell_duration(found.seconds)} measured{left}"),
         ("best so far", _best(found)),
+        ("its formats", _formats(found)),
         ("", _open(found)),
     ]
 
@@ -75,6 +76,12 @@ def _best(found: "Status") -> str:
         f"loss {spell_loss(loss.kind, loss.loss)} (bound {spell_loss(loss.kind, loss.bound)}) on the search split, "
         f"{format_bytes(value.bytes)}, {100 * best.selected.saving:.2f} % less than float32"
     )
+
+
+def _formats(found: "Status") -> str:
+    from qslm.cli.budget import spell_formats
+
+    return "" if found.best is None else spell_formats(found.best)
 
 
 def _open(found: "Status") -> str:

@@ -154,6 +154,8 @@ def _cloud(record: Record, tier: str, top: float, over_numbers: bool = False) ->
     }
     if not over_numbers:
         trace["error_y"] = _error_bars(points, top, colour_of(tier))
+    elif record.limits.decision == "bound":
+        trace["error_y"] = _bounds(points, top, colour_of(tier))
     return trace
 
 
@@ -174,8 +176,17 @@ def _error_bars(points: Sequence[Point], top: float, colour: str) -> Figure:
     """Intervals around the losses; none at a point that is drawn at the edge."""
     ups = [_reach(p, p.loss_high, top) for p in points]
     downs = [_reach(p, p.loss_low, top) for p in points]
+    return _bars(ups, downs, colour)
+
+
+def _bounds(points: Sequence[Point], top: float, colour: str) -> Figure:
+    """What is judged, from every loss up to its one-sided bound."""
+    return _bars([_reach(p, p.bound, top) for p in points], [0.0] * len(points), colour)
+
+
+def _bars(ups: Sequence[float], downs: Sequence[float], colour: str) -> Figure:
     style = {"thickness": 1, "width": 0, "color": _faint(colour)}
-    return {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs, **style}
+    return {"type": "data", "symmetric": False, "array": list(ups), "arrayminus": list(downs), **style}
 
 
 def _reach(point: Point, end: float | None, top: float) -> float:

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from qslm.budget import spell_loss
 from qslm.report import figures
+from qslm.report.frame import is_full
 from qslm.report.record import Measured, Point, Record, spell_value
 from qslm.units import MB, format_bytes
 
@@ -158,7 +159,9 @@ def _bits(record: Record) -> str:
 
 def _tiers(record: Record) -> str:
     way = _WAYS.get(record.strategy, "")
-    return figure("tiers", "The search as it went", f"Every evaluation in order{way}.", "plot tall")
+    bound = " The line above a mark reaches to its one-sided 95 % bound, which must keep the limit."
+    text = f"Every evaluation in order{way}.{bound if record.limits.decision == 'bound' else ''}"
+    return figure("tiers", "The search as it went", text, "plot tall")
 
 
 _TIERS = ": first the whole network at one width, then each block alone, then blocks and modules in turn"
@@ -215,11 +218,11 @@ def _row(record: Record, point: Point) -> str:
         cell("" if point.bound is None else spell_loss(kind, point.bound), point.bound),
         cell(_seen(record, point), point.units),
         cell(f"{measured.file_bytes / MB:,.3f}", measured.file_bytes),
-        f'<td class="text">{_kept(point.quality_ok)}</td>',
-        f'<td class="text">{_kept(point.memory_ok)}</td>',
+        f'<td class="text">{_kept(point, point.quality_ok)}</td>',
+        f'<td class="text">{_kept(point, point.memory_ok)}</td>',
         f'<td class="text note">{escape(point.note)}</td>',
     ]
-    state = "selected" if point.selected else "" if point.accepted else "rejected"
+    state = "selected" if point.selected else "" if is_full(point) else "rejected"
     return f'<tr class="{state}">{"".join(cells)}</tr>'
 
 
@@ -229,7 +232,10 @@ def cell(text: str, value: float | None) -> str:
     return f'<td data-value="{sortable}">{escape(text)}</td>'
 
 
-def _kept(good: bool) -> str:
+def _kept(point: Point, good: bool) -> str:
+    """Whether a limit is kept; nothing of the baseline, which has none to keep."""
+    if point.loss is None:
+        return ""
     return "kept" if good else "not kept"
 
 

@@ -108,6 +108,8 @@ def tiers(record: Record) -> "Figure":
         points = [p for p in record.points if p.tier == tier]
         numbers = [float(p.number) for p in points]
         _marks(upper, points, numbers, tier, top)
+        if record.limits.decision == "bound":
+            _bounds(upper, points, colour_of(tier), top)
         faces = [colour_of(tier) if is_full(p) else "none" for p in points]
         sizes = [p.measured.file_bytes / MB for p in points]
         lower.scatter(numbers, sizes, s=22, facecolors=faces, edgecolors=colour_of(tier))
@@ -170,6 +172,13 @@ def _intervals(axes: "Axes", points: list[Point], colour: str, top: float) -> No
     for p in points:
         if p.loss_low is not None and p.loss_high is not None and loss_of(p) < top:
             axes.vlines(p.measured.file_bytes / MB, p.loss_low, p.loss_high, colors=colour, alpha=0.45, lw=1)
+
+
+def _bounds(axes: "Axes", points: list[Point], colour: str, top: float) -> None:
+    """What is judged, from every loss up to its one-sided bound."""
+    for p in points:
+        if p.bound is not None and math.isfinite(p.bound) and loss_of(p) < top:
+            axes.vlines(p.number, loss_of(p), p.bound, colors=colour, alpha=0.45, lw=1)
 
 
 def _front_line(axes: "Axes", record: Record, top: float) -> None:

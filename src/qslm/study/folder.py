@@ -14,6 +14,7 @@ from qslm.finite import finite
 from qslm.formats import canonical_json
 from qslm.formats.reading import file_digest
 from qslm.formats.staging import write_bytes
+from qslm.models.checkpoint import SUFFIXES
 
 STUDY, LEDGER, SELECTION, ARTIFACT = "study.json", "ledger.sqlite", "selection.json", "artifact"
 VERSION = 1  # of study.json
@@ -27,6 +28,42 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         write_bytes(path, text)
     except ArtifactError as error:
         raise StudyError(error.problem, error.remedy) from error
+
+
+def run_folder(output: Path | str) -> Path:
+    """The folder of a study: none that holds a model, where its files would mix with the study's. Raises StudyError."""
+    run = Path(output)
+    if not str(output):
+        raise StudyError("The name of the run folder is empty.", "Name another folder, such as runs/own.")
+    if not (run / LEDGER).exists():
+        _refuse_weights(run, artifacts=False)
+    return run
+
+
+def packing_folder(output: Path | str, source: str | None) -> Path:
+    """A folder to pack a model into: no run folder, nor that of a checkpoint or of `source`. Raises StudyError."""
+    place = Path(output)
+    if not str(output):
+        raise StudyError("The name of the folder is empty.", "Name another folder.")
+    if (place / STUDY).exists() or (place / LEDGER).exists():
+        raise StudyError(f"{place} is the run folder of a study.", "Name another folder.")
+    there = None if source is None or not Path(source).exists() else Path(source).resolve()
+    if there is not None and place.resolve() == (there if there.is_dir() else there.parent):
+        raise StudyError(f"{place} is the folder of the checkpoint that is packed.", "Name another folder.")
+    _refuse_weights(place, artifacts=True)
+    return place
+
+
+def _refuse_weights(place: Path, artifacts: bool) -> None:
+    if artifact.is_packed(place):
+        if not artifacts:
+            raise StudyError(f"{place} is the folder of a packed model.", "Name another folder, such as runs/own.")
+        return
+    found = sorted(file.name for file in place.iterdir() if file.suffix in SUFFIXES) if place.is_dir() else []
+    if found:
+        raise StudyError(
+            f"{place} is the folder of a checkpoint, {found[0]}.", "Name another folder, such as runs/own."
+        )
 
 
 def remove_selection(run: Path) -> None:

@@ -63,6 +63,7 @@ def search(
     Raises LedgerError when the folder holds another study or cannot be written, and what the task raises.
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
+    run = folder.run_folder(output)
     task, anatomy = as_task(task), find_anatomy(model)
     if workers < 1:
         raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
@@ -73,7 +74,6 @@ def search(
         raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
     check_precision(model, anatomy)
     subject = Subject.of(checkpoint)
-    run = Path(output)
     with (
         Ledger.open(run / folder.LEDGER, identity(subject, task)) as ledger,
         _pool(model, anatomy, task, progress, workers, ray) as pool,

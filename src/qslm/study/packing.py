@@ -27,7 +27,9 @@ def pack(
     packed = selection.run / folder.ARTIFACT
     if Path(output).resolve() == packed.resolve():
         raise StudyError(f"{output} is of the search itself, as selection.json says.", "Choose another folder.")
+    place = folder.packing_folder(output, _path_of(checkpoint))
     study = folder.read_json(selection.run / folder.STUDY)["checkpoint"]
+    folder.packing_folder(place, study.get("source"))
     subject = Subject.of(_opened(study, checkpoint) if isinstance(checkpoint, str | Path | None) else checkpoint)
     if subject.digest != study["digest"]:
         problem = f"{subject.name} is not the checkpoint of the study: {subject.digest}, not {study['digest']}."
@@ -35,7 +37,11 @@ def pack(
     tokenizer = packed / artifact.TOKENIZER  # of a search that was given one beside the checkpoint
     if tokenizer.is_file():
         subject = replace(subject, tokenizer_json=tokenizer.read_text(encoding="utf-8"))
-    return write_packed(Path(output), subject, selection.allocation)
+    return write_packed(place, subject, selection.allocation)
+
+
+def _path_of(checkpoint: object) -> str | None:
+    return str(checkpoint) if isinstance(checkpoint, str | Path) else getattr(checkpoint, "source", None)
 
 
 def write_packed(output: Path, subject: Subject, allocation: Allocation) -> str:

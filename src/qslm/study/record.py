@@ -12,7 +12,7 @@ from qslm.budget import Budget
 from qslm.search import Options
 from qslm.study import folder
 from qslm.study.checks import Check
-from qslm.study.judging import Judged
+from qslm.study.judging import BASELINE, Judged
 from qslm.study.measuring import Measurements
 from qslm.study.selection import Stopped
 from qslm.study.subject import Subject
@@ -56,8 +56,13 @@ class Record:
             "stopped": self.stopped,
             "ended": self.ended,
             "anatomy": folder.anatomy_to_dict(self.anatomy),
-            "tiers": [one.to_dict(number) for number, one in enumerate(judged)],
+            "tiers": [self._line(number, one) for number, one in enumerate(judged)],
         }
+
+    def _line(self, number: int, one: Judged) -> dict[str, Any]:
+        """An evaluation; the baseline is the checkpoint's own file, whatever its tensors would take in float32."""
+        line = one.to_dict(number)
+        return {**line, "bytes": self.subject.file_bytes} if one.tier == BASELINE else line
 
     def _task(self, measurements: Measurements) -> dict[str, Any]:
         splits = {}

@@ -53,13 +53,14 @@ def sensitivity(
     when the network fails a check, LedgerError when the folder holds another study, and what the task raises.
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
+    run = folder.run_folder(output)
     task, anatomy = as_task(task), find_anatomy(model)
     base = options.uniform(anatomy, FLOAT32)
     variants = _variants(base, find_parts(anatomy, level, options), options)
     if options.quantizer not in QUANTIZERS:
         raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
     check_precision(model, anatomy)
-    subject, run = Subject.of(checkpoint), Path(output)
+    subject = Subject.of(checkpoint)
     with (
         Ledger.open(run / folder.LEDGER, identity(subject, task)) as ledger,
         Evaluator(model, anatomy, task, progress) as evaluator,
