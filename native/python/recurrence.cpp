@@ -103,7 +103,7 @@ void bind_recurrence(nb::module_ &m) {
     m.def("keep_freed_memory", &qslm_keep_freed_memory,
           "Ask the C library to keep freed memory for the next allocation; training then spends no time on new pages.");
     m.def("return_freed_memory", [](size_t least) { return qslm_return_freed_memory(least) != 0; }, nb::arg("least"),
-          "Give freed memory back to the system where more than `least` bytes lie idle; says whether it did.");
+          "Give freed memory back where the process grew by more than `least` bytes since; says whether it did.");
     BIND(float, f32)
     BIND(double, f64)
 }

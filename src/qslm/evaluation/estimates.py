@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from qslm import _native
 from qslm.anatomy import Anatomy
 from qslm.errors import QslmError
-from qslm.evaluation.evaluator import IDLE_BYTES, evaluation_mode, reset_state
+from qslm.evaluation.evaluator import GROWTH_BYTES, evaluation_mode, reset_state
 from qslm.formats import Format
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import round_site
@@ -133,7 +133,7 @@ def _fisher(model: nn.Module, live: Mapping[str, nn.Parameter], task: Task, prog
             F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
             predictions += len(logits)
             del logits
-            _native.return_freed_memory(IDLE_BYTES)
+            _native.return_freed_memory(GROWTH_BYTES)
     return _Fisher(sums, samples, tokens, predictions)
 
 

@@ -24,7 +24,7 @@ from qslm.quantizers import round_site
 from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task, Units, as_task
 
-IDLE_BYTES = 2**28  # of freed memory in the heap, from which on it is given back to the system
+GROWTH_BYTES = 2**28  # by which the process may grow before freed memory is given back to the system
 
 
 def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Progress = SILENT) -> Evaluation:
@@ -127,7 +127,7 @@ class Evaluator:
         batch = self._of(split)[index]
         losses, work = self.chain.run(allocation, (split, index), lambda: _losses(self.model, self.task, batch))
         self.work += work
-        _native.return_freed_memory(IDLE_BYTES)
+        _native.return_freed_memory(GROWTH_BYTES)
         if split in self._places and len(losses.values) != len(self._places[split][index]):
             raise TaskError(
                 f"Batch {index} of {self.task.name} {split} has {len(losses.values)} units, it had "
