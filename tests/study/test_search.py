@@ -207,7 +207,7 @@ def test_what_saves_no_byte_of_the_checkpoints_file_is_no_answer(encoder, tmp_pa
     assert "the closest is " in error.value.problem
     assert not (tmp_path / "selection.json").exists() and not (tmp_path / "artifact").exists()
     floats = read(tmp_path, "study.json")["tiers"][0]
-    assert floats["loss"] == 0.0 and floats["bytes"] > half and not floats["memory_ok"]
+    assert floats["loss"] == 0.0 and floats["bytes"] == half  # the baseline is the checkpoint's own file
     with pytest.raises(StudyError, match="None of"):
         select(tmp_path)
     drop = re.search(r"--max-drop ([\d.]+)", error.value.remedy)[1]
@@ -248,7 +248,7 @@ def test_the_remedy_lets_the_closest_in(encoder, tmp_path):
 
 def test_a_limit_that_the_sample_cannot_show_is_refused(encoder, tmp_path):
     model, task = encoder
-    with pytest.raises(BudgetError, match=r"cannot show a loss of at most 0\.10 points"):
+    with pytest.raises(BudgetError, match=r"of 120 sentences still has a bound of 2\.21 points, more than the limit of 0\.10"):
         search(model, task, budget=Budget(None, 0.1, "points"), output=tmp_path)
 
 
