@@ -137,7 +137,7 @@ def _connect(ray: Any, address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise StudyError(
-            f"There is no Ray cluster at {address!r}: {str(error).partition(chr(10))[0]}",
+            f"There is no Ray cluster at {address!r}: {str(error).partition(chr(10))[0]}.",
             "Start one: ray start --head --disable-usage-stats. Then give its HOST:PORT.",
         ) from error
 
