@@ -76,9 +76,9 @@ def test_weights_that_are_no_numbers(refused, checkpoint, tmp_path, value):
 
 def test_a_checkpoint_that_is_no_network(refused, tmp_path):
     torch.save({"w": torch.zeros(3)}, tmp_path / "bad.pth")
-    refused("inspect", tmp_path / "bad.pth", *SURE)
+    assert "bad.pth" in refused("inspect", tmp_path / "bad.pth", *SURE)
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
-    refused("inspect", tmp_path / "bad.safetensors", *SURE)
+    assert "bad.safetensors" in refused("inspect", tmp_path / "bad.safetensors", *SURE)
 
 
 def test_an_altered_packed_model(refused, call, checkpoint, text, tmp_path):

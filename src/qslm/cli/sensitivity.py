@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from qslm.cli.opening import open_task
 from qslm.cli.options import (
     BinaryEmbedding,
     Checkpoint,
@@ -77,21 +78,17 @@ def sensitivity(
     limit = parse_windows(task, windows)
     check_run_folder(output)
     use_threads(threads)
-    from qslm.loading import load_checkpoint
     from qslm.report import write_sensitivity
     from qslm.search import Options
     from qslm.study import sensitivity as study
-    from qslm.tasks import make_task
 
     options = Options(precisions=chosen, template=template(group, symmetric), quantizer=quantizer, signs=signs)
     with Listener() as progress:
-        loaded = load_checkpoint(
-            checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, data=data, progress=progress
-        )
-        made = make_task(
+        loaded, made = open_task(
+            checkpoint,
             task,
-            tokenizer=loaded.tokenizer,
-            config=loaded.config,
+            tokenizer=tokenizer,
+            binary_embedding=binary_embedding,
             data=data,
             file=file,
             context=context,

@@ -14,7 +14,7 @@ input: batches are told apart by what goes into the network, so that their order
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from qslm.digest import update_digest
+from qslm.evaluation.prefix import tensors
 from qslm.models.neurons import Neuron, SpikeTrace
 
 LOGIT_BYTES = 2**30  # of the float logits that are kept, at most; the first batch's always are
@@ -95,18 +96,6 @@ def _divergence(original: Tensor, rounded: Tensor) -> Tensor:
         p_log, q_log = (logits[far].double().log_softmax(-1) for logits in (original, rounded))
         found[far] = torch.where(p_log.exp() > 0, p_log.exp() * (p_log - q_log), 0.0).sum(-1)
     return found.masked_fill(found.isnan(), math.inf)
-
-
-def nested_tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nest of tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from nested_tensors(inner)
-    elif isinstance(value, tuple | list):
-        for inner in value:
-            yield from nested_tensors(inner)
 
 
 @dataclass(eq=False)
@@ -208,7 +197,7 @@ class Watch:
 
     def _begin(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         digest = hashlib.sha256()
-        for tensor in nested_tensors((inputs, named)):
+        for tensor in tensors((inputs, named)):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
             update_digest(digest, [tensor])
         self._now = digest.hexdigest()
@@ -220,7 +209,7 @@ class Watch:
             self._compared.clear()
 
     def _end(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
-        found = nested_tensors(outputs)
+        found = tensors(outputs)
         logits = next((tensor for tensor in found if tensor.dim() > 1 and tensor.is_floating_point()), None)
         if logits is None:
             return

@@ -1,7 +1,6 @@
 """What must hold before any search: a study whose ground is not firm stops here and says why."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from math import ceil
@@ -18,6 +17,7 @@ from qslm.data.overlap import SIZE, shared_ngrams
 from qslm.digest import update_digest
 from qslm.errors import BudgetError, StudyError
 from qslm.evaluation import Evaluator, reset_state
+from qslm.evaluation.prefix import tensors
 from qslm.formats import FLOAT32
 from qslm.models.parity import check_recurrent
 from qslm.models.spikegpt import SpikeGPT
@@ -173,8 +173,8 @@ def _observe(model: nn.Module, task: Task, batch: Any) -> _Seen:
     given: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
-        given.extend(tensor for tensor in _tensors(inputs) if tensor.dim() == 2 and not tensor.is_floating_point())
-        update_digest(digest, _tensors(outputs))
+        given.extend(tensor for tensor in tensors(inputs) if tensor.dim() == 2 and not tensor.is_floating_point())
+        update_digest(digest, tensors(outputs))
 
     handle = model.register_forward_hook(look)
     try:
@@ -185,15 +185,3 @@ def _observe(model: nn.Module, task: Task, batch: Any) -> _Seen:
         handle.remove()
     digest.update(losses.values.tobytes())
     return _Seen(digest.hexdigest(), given[0] if given else None)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nest of tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _tensors(inner)
-    elif isinstance(value, tuple | list):
-        for inner in value:
-            yield from _tensors(inner)
