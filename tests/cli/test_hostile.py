@@ -1,6 +1,5 @@
 """What users get wrong, and what others do to their files: status 2, one message, no traceback, nothing written."""
 
-import importlib
 import json
 import os
 import signal
@@ -9,6 +8,8 @@ import sys
 
 import pytest
 import torch
+
+from qslm.study import demonstration
 
 SURE = ("--binary-embedding", "true")
 
@@ -126,10 +127,9 @@ def test_interrupted_work_says_how_to_go_on(checkpoint, text, tmp_path):
 
 
 def test_the_demo_ends_with_the_table_and_two_sentences(call, checkpoint, tmp_path, monkeypatch):
-    settings = importlib.import_module("qslm.study.demonstration")
     windows = {"SEARCH_WINDOWS": 4, "REPORT_WINDOWS": 16}
     for name, value in {"CHECKPOINT": str(checkpoint), "MAX_MEMORY": "90%", "MAX_RISE": 5.0, **windows}.items():
-        monkeypatch.setattr(settings, name, value)
+        monkeypatch.setattr(demonstration, name, value)
     text = "the river runs slowly past a small town\n" * 800
     for split in ("train", "valid", "test"):
         path = tmp_path / "wikitext-2" / f"wiki.{split}.tokens"

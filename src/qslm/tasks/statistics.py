@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes half a second to import
 
 from qslm.errors import TaskError
 from qslm.tasks.proportions import tango, wilson
@@ -99,7 +99,7 @@ def _compare_proportions(first: Losses, second: Losses, scale: float, confidence
     c = int(np.sum(first.values < second.values))
     n = len(first.values)
     low, high = tango(b, c, n, _z_two_sided(confidence))
-    _, bound = tango(b, c, n, float(stats.norm.ppf(confidence)))
+    _, bound = tango(b, c, n, float(special.ndtri(confidence)))
     return Comparison(scale * (b - c) / n, scale * low, scale * high, scale * bound)
 
 
@@ -156,8 +156,8 @@ def _check_pair(task: Task, candidate: Losses, baseline: Losses, kind: Kind) -> 
 
 
 def _z_two_sided(confidence: float) -> float:
-    return float(stats.norm.ppf(0.5 + confidence / 2))
+    return float(special.ndtri(0.5 + confidence / 2))
 
 
 def _t(probability: float, losses: Losses) -> float:
-    return float(stats.t.ppf(probability, np.count_nonzero(losses.weights) - 1))
+    return float(special.stdtrit(np.count_nonzero(losses.weights) - 1, probability))
