@@ -8,10 +8,10 @@ measures every allocation whole; of each the smallest file is selected, and the 
 memory budgets are the same share of float32 as in the paper, the limits of quality the same numbers. Without
 checkpoints of your own it takes the shipped ones.
 
-Every study has a run folder in --output, and starts from what the earlier ones of its task have measured; a killed
-program goes on where it was. `paper-cases.json` is written there, `paper-cases.md` and two figures to --docs (the same
-folder without). One thread, so that no figure depends on the number of cores; run the two tasks (--task) side by side
-to use two, then once more for both. --quick takes a part of the data.
+Every study has a run folder with its report in --output, and starts from what the earlier ones of its task have
+measured; a killed program goes on where it was. `paper-cases.json` is written there, `paper-cases.md` and two figures
+to --docs (the same folder without). One thread, so that no figure depends on the number of cores; run the two tasks
+(--task) side by side to use two, then once more for both. --quick takes a part of the data.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from qslm.budget import score
 from qslm.cli.progress import Listener
 from qslm.errors import BudgetError, StudyError
 from qslm.loading import Checkpoint
+from qslm.report import write_report
 from qslm.study import Selection
 from qslm.study.folder import LEDGER
 from qslm.tasks import Task
@@ -104,10 +105,10 @@ What it does not show:
 
 
 def studies(task: str | None) -> Iterator[tuple[Case, str, float | None]]:
-    """Every case with a strategy and what is preferred: a mu, or None for the smallest file."""
-    for case in CASES:
-        for strategy in STRATEGIES:
-            for mu in (None, *MUS):
+    """Every case with a strategy and what is preferred: None for the smallest file, which is asked first, or a mu."""
+    for mu in (None, *MUS):
+        for case in CASES:
+            for strategy in STRATEGIES:
                 if task in (None, case.task):
                     yield case, strategy, mu
 
@@ -149,6 +150,7 @@ def run(
     except (BudgetError, StudyError) as error:  # nothing was accepted, or the sample cannot show the limit
         return {"refused": f"{error.problem} {error.remedy}"}
     hand_on(folder / LEDGER, shared)
+    write_report(folder)
     return told(found, case)
 
 

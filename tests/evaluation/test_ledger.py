@@ -120,6 +120,19 @@ def test_the_same_evaluation_twice_is_refused(path):
             put(ledger)
 
 
+def test_estimates_are_kept_under_their_key_and_checked(path):
+    with Ledger.open(path, IDENTITY) as ledger:
+        ledger.put_estimate("int4", '{"costs":[]}')
+        assert ledger.estimate("int4") == '{"costs":[]}'
+        assert ledger.estimate("int8") is None
+        with pytest.raises(LedgerError, match="already"):
+            ledger.put_estimate("int4", "{}")
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE estimates SET text = '{}'")
+    with Ledger.read(path) as ledger, pytest.raises(LedgerError, match="not as it was written"):
+        ledger.estimate("int4")
+
+
 def test_a_partial_evaluation_makes_way_for_what_goes_on_with_it(path):
     with Ledger.open(path, IDENTITY) as ledger:
         key = put_partial(ledger, [2, 5, 9], seed=1)

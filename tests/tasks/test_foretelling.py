@@ -203,6 +203,14 @@ def test_what_is_not_finite_breaks_at_once():
     assert foretell(Language(), take(candidate, np.arange(128)), baseline, groups=np.arange(256), **RULE) is False
 
 
+@given(st.floats(0, 340), st.sampled_from([Language(), Mean()]), st.sampled_from(["absolute", "relative"]))
+def test_losses_of_any_size_are_foretold_or_not_but_never_stop_a_study(magnitude, task, kind):
+    (candidate, baseline), *_ = windows("normal", np.random.default_rng(0), 1)
+    grown = candidate.values * (10**magnitude if isinstance(task, Mean) and magnitude < 300 else 1 + magnitude)
+    huge = take(Losses(grown, candidate.weights, 1), np.arange(128))
+    assert foretell(task, huge, baseline, groups=np.arange(256), **RULE | {"kind": kind}) in (True, False, None)
+
+
 def test_too_few_groups_another_metric_and_no_spread_say_nothing():
     (candidate, baseline), *_ = windows("normal", np.random.default_rng(0), 1)
     batch = np.arange(256) // 16

@@ -1,5 +1,6 @@
 """What every format at every site is expected to lose, from one forward and backward pass of the float network."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from qslm import _native
 from qslm.anatomy import Anatomy
 from qslm.errors import QslmError
 from qslm.evaluation.evaluator import GROWTH_BYTES, evaluation_mode, reset_state
-from qslm.formats import Format
+from qslm.formats import Format, canonical_json
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import round_site
 from qslm.search.costs import Costs
@@ -36,6 +37,27 @@ class Estimate:
     tokens: int
     work: int
 
+    def to_json(self) -> str:
+        """Canonical JSON, every number to the bit."""
+        costs = [[site, str(fmt), cost] for (site, fmt), cost in self.costs.values.items()]
+        return canonical_json({"costs": costs, "samples": self.samples, "tokens": self.tokens, "work": self.work})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Estimate":
+        """The inverse of `to_json`."""
+        content = json.loads(text)
+        costs = {(site, Format.parse(fmt)): cost for site, fmt, cost in content.pop("costs")}
+        return cls(Costs(costs), **content)
+
+
+def calibration_split(task: Task) -> str:
+    """The split that costs are estimated on: "calibrate", or where the task has none "search"."""
+    try:
+        task.batches("calibrate")
+    except (QslmError, KeyError):
+        return "search"
+    return "calibrate"
+
 
 def estimate_costs(
     model: nn.Module, anatomy: Anatomy, task: Task, options: Options, progress: Progress = SILENT
@@ -50,10 +72,9 @@ def estimate_costs(
     proposes and never decides. The sum over sites leaves interactions out. No format is expected to lose less than one
     of more bits.
 
-    The text is the task's split "calibrate", or where it has none "search": a sample of about TOKENS tokens, always
-    the same. A matrix that no gradient reaches is expected to lose as much a number as the others do. Where none is
-    reached, the network gives no logits `(..., classes)`, or they or the gradients are not finite, c follows from the
-    bits alone (`Costs.by_bits`).
+    The text is a sample of about TOKENS tokens of the task's `calibration_split`, always the same. A matrix that no
+    gradient reaches is expected to lose as much a number as the others do. Where none is reached, the network gives no
+    logits `(..., classes)`, or they or the gradients are not finite, c follows from the bits alone (`Costs.by_bits`).
 
     Weights, mode, gradients and global random state are left as they were. Takes the memory of the weights a second
     time. Raises what the task and the network raise.
@@ -193,7 +214,7 @@ def _samples(model: nn.Module, task: Task, generator: torch.Generator) -> list[_
 
     A row has SAMPLE_TOKENS at most.
     """
-    batches = _calibration(task)
+    batches = task.batches(calibration_split(task))
     order = torch.randperm(len(batches), generator=generator).tolist()
     found: list[_Sample] = []
     tokens = row = 0
@@ -216,13 +237,6 @@ def _samples(model: nn.Module, task: Task, generator: torch.Generator) -> list[_
             remaining.append(index)
         order, row = remaining, row + 1
     return found
-
-
-def _calibration(task: Task) -> Sequence[Any]:
-    try:
-        return task.batches("calibrate")
-    except (QslmError, KeyError):
-        return task.batches("search")
 
 
 def _arguments(model: nn.Module, task: Task, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

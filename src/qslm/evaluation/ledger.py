@@ -1,6 +1,6 @@
-"""The durable store of every evaluation of a study, in SQLite.
+"""The durable store of every evaluation of a study, and of what was expected before, in SQLite.
 
-A `put` is on the disk before it returns (rollback journal, synchronous=EXTRA), so a study that is killed at
+What is put is on the disk before it returns (rollback journal, synchronous=EXTRA), so a study that is killed at
 any moment finds what it had measured. One process at a time writes to a ledger; another one is refused.
 """
 
@@ -25,9 +25,10 @@ from qslm.locking import lock_folder
 from qslm.tasks.task import Losses, Units
 
 APPLICATION_ID = 0x51534C4D  # "QSLM"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _SCHEMA = """
 CREATE TABLE identity (text TEXT NOT NULL);
+CREATE TABLE estimates (key TEXT PRIMARY KEY, text TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE evaluations (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL, split TEXT NOT NULL, allocation TEXT NOT NULL,
     tier TEXT NOT NULL, note TEXT NOT NULL, metric TEXT NOT NULL, value REAL, low REAL, high REAL,
@@ -156,6 +157,22 @@ class Ledger:
         with _explained(self.path):
             if self._connection.execute(replacing, (*values, key, split)).rowcount == 0:
                 self._connection.execute(f"INSERT INTO evaluations ({_COLUMNS}) VALUES ({marks})", values)
+
+    def estimate(self, key: str) -> str | None:
+        """The text that `put_estimate` has kept under a key, if there is one."""
+        with _explained(self.path):
+            found = self._connection.execute("SELECT text, digest FROM estimates WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            return None
+        text, digest = found
+        if _digest((key, text)) != digest:
+            raise _damaged(self.path, "an estimate is not as it was written")
+        return str(text)
+
+    def put_estimate(self, key: str, text: str) -> None:
+        """Store what is expected before anything is measured; `key` says what the text depends on."""
+        with _explained(self.path):
+            self._connection.execute("INSERT INTO estimates VALUES (?, ?, ?)", (key, text, _digest((key, text))))
 
     def rows(self, split: str) -> list[Row]:
         """All evaluations on a split, in the order in which they were made."""

@@ -13,7 +13,6 @@ from qslm.anatomy import Anatomy, find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
-from qslm.evaluation.estimates import estimate_costs
 from qslm.evaluation.pool import Pool, make_pool
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS
@@ -164,12 +163,11 @@ class _Study:
         return judge
 
     def _strategy(self, baseline: Evaluation) -> Strategy:
-        options, evaluator = self.question.options, self.measurements.evaluator
+        options = self.question.options
         goal = Goal(self.question.budget, baseline.value, self.task.higher_is_better)
         costs = None
         if options.strategy == "knapsack":
-            evaluator.restore()
-            estimate = estimate_costs(evaluator.model, self.anatomy, self.task, options, self.progress)
+            estimate = self.measurements.estimate(options, self.progress)
             self.record.estimate_work, costs = estimate.work, estimate.costs
             self.tell.message(
                 f"expected losses: of {len(options.matrices(self.anatomy))} matrices at {len(options.formats)} widths, "

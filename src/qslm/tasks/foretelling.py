@@ -112,8 +112,9 @@ class _Sample:
             unknown = inf if n < self.groups else 0.0
             return mean, unknown, unknown
         residuals = sums - mean * self.sizes
-        second, third = float(np.mean(residuals**2)), float(np.mean(residuals**3))
-        error_of_mean = sqrt(second / (n - 1) * (1 - n / self.groups)) * self.groups / self.weight
+        largest, shares = _shares(residuals)
+        second, third = float(np.mean(shares**2)), float(np.mean(shares**3))
+        error_of_mean = largest * sqrt(second / (n - 1) * (1 - n / self.groups)) * self.groups / self.weight
         q = -float(special.stdtrit(m - 1, error))
         skewness = SKEWNESS * third / second**1.5 if second else 0.0
         further = skewness * (2 * q * q + 1) / (6 * sqrt(m))
@@ -195,16 +196,22 @@ def _bound_reaches(left_out: Floats, units: int, error: float) -> list[float]:
     Biometrika 40, 1953).
     """
     seen, unseen = len(left_out), units - len(left_out)
-    deviations = left_out - left_out.mean()
-    squares = float(np.sum(deviations**2))
+    largest, shares = _shares(left_out - left_out.mean())
+    squares = float(np.sum(shares**2))
     if squares == 0 or unseen == 0:
         ratios = [1.0, 1.0]
     else:
-        kurtosis = seen * float(np.sum(deviations**4)) / squares**2
+        kurtosis = seen * float(np.sum(shares**4)) / squares**2
         tails = max(1.0, (kurtosis - 1) / 2)
         ratios = [float(special.fdtri(unseen / tails, (seen - 1) / tails, p)) for p in (error, 1 - error)]
     t = float(special.stdtrit(units - 1, CONFIDENCE))
-    return [t * sqrt((units - 1) / units * squares * (1 + unseen * ratio / (seen - 1))) for ratio in ratios]
+    return [t * largest * sqrt((units - 1) / units * squares * (1 + unseen * ratio / (seen - 1))) for ratio in ratios]
+
+
+def _shares(deviations: Floats) -> tuple[float, Floats]:
+    """The largest deviation and the share of it that each one is: powers of shares are within all floats."""
+    largest = float(np.max(np.abs(deviations)))
+    return largest, deviations / largest if largest > 0 else deviations
 
 
 def _proportion_ends(task: Task, sample: _Sample, decision: str, error: float) -> Ends:
