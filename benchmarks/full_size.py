@@ -85,13 +85,13 @@ def study_parts() -> dict[str, list[tuple[Any, str]]]:
     from qslm.evaluation import Evaluator, Ledger, estimates
     from qslm.evaluation.chain import BlockChain
     from qslm.search import Strategy
-    from qslm.study import judging, loop, measuring
+    from qslm.study import expecting, judging, loop
 
     return {
         "load": [(loading, "load_spikegpt"), (loading, "_digest")],
         "check": [(loop, "check_ground"), (loop, "check_overlap"), (loop, "check_precision"), (loop, "identity")],
         "expect losses: gradients": [(estimates, "_fisher")],
-        "expect losses: rounding": [(measuring, "estimate_costs")],
+        "expect losses: rounding": [(expecting, "estimate_costs")],
         "choose what to evaluate": [(Strategy, "ask"), (Strategy, "tell")],
         "round": [(Evaluator, "apply")],
         "forward": [(BlockChain, "run")],

@@ -1,11 +1,12 @@
 """What a search costs and what it finds: the default strategy against the literal tiered search, TPE and NSGA-II.
 
-    python benchmarks/search_cost.py --data DIR [--quick] [--mu 20] [--output runs/search_cost] [--json]
+    python benchmarks/search_cost.py --data DIR [--quick] [--prefer smallest] [--output runs/search_cost] [--json]
 
 On `spikegpt-mini` and WikiText-2, with 64 windows of 1,024 tokens of validation to search on: the cases b1 to b3 of
 the paper (a rise of perplexity of 1, 4 and 4; 400, 400 and 420 MiB of its 821.7) and a tight one (10 % of float32, a
 rise of 5 %). All strategies have the same precisions, quantizer and signs, and select by the score of Eq. 1 with `mu`
-perplexity points per unit of memory ratio (the paper's list of mu is unknown). Work is tokens times blocks forwarded:
+perplexity points per unit of memory ratio (the paper's list of mu is unknown), or with `--prefer smallest` the smallest
+file; scores are compared all the same. Work is tokens times blocks forwarded:
 of the default strategy what it really forwarded, the expected costs included with a backward pass as two forward ones;
 of the others their evaluations without any saving but the reuse of an identical allocation. The float baseline and the
 report split count for none. TPE and NSGA-II get as many evaluations as the default's work pays for, rounded up.
@@ -37,7 +38,7 @@ from qslm.study.judging import BASELINE
 from qslm.study.measuring import Measurements
 from qslm.study.subject import Subject
 from qslm.tasks.statistics import compare
-from qslm.units import parse_memory
+from qslm.units import MB, parse_memory
 
 CHECKPOINT, CONTEXT = "spikegpt-mini", 1024
 DEFAULT, LITERAL, RIVALS = "knapsack", "literal", ("tpe", "nsga2")
@@ -63,8 +64,8 @@ class Benchmark:
     """The network, its task on a sample of validation and on all of it, and where the runs are kept."""
 
     def __init__(self, arguments: argparse.Namespace, progress: Listener) -> None:
-        self.output: Path = arguments.output / ("quick" if arguments.quick else "full")
-        self.mu: float = arguments.mu
+        self.prefer, self.mu = arguments.prefer, arguments.mu
+        self.output: Path = arguments.output / self.prefer / ("quick" if arguments.quick else "full")
         self.progress = progress
         self.checkpoint = load_checkpoint(CHECKPOINT, progress=progress)
         self.anatomy = find_anatomy(self.checkpoint.model)
@@ -91,7 +92,7 @@ class Benchmark:
         if strategy != DEFAULT:
             self._lend(case, strategy, folder)
         memory = parse_memory(case.memory, self.anatomy.float32_bytes)
-        budget = Budget(memory, case.limit, case.kind, prefer="score", mu=self.mu)
+        budget = Budget(memory, case.limit, case.kind, prefer=self.prefer, mu=self.mu)
         options = Options(strategy=strategy, early=strategy == DEFAULT, max_evaluations=evaluations)
         start = time.perf_counter()
         found = search(
@@ -181,10 +182,8 @@ def summary(cases: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(
-        "| case | strategy | work (evaluations' worth) | evaluations | seconds | saving | score | default less this |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| case | strategy | work, in evaluations | evaluations | seconds | file | saving | score | default's less |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, case in result["cases"].items():
         for strategy, one in case["strategies"].items():
             worth = one["work"] / result["one_evaluation"]
@@ -192,7 +191,7 @@ def show(result: dict[str, Any]) -> None:
             spelt = f"{paired['score']:+.3f} ({paired['low']:+.3f} to {paired['high']:+.3f})" if paired else ""
             print(
                 f"| {name} | {strategy} | {worth:.2f} | {one['evaluations']} | {one['seconds']:.0f} | "
-                f"{100 * one['saving']:.2f} % | {one['whole']['score']:.3f} | {spelt} |"
+                f"{one['bytes'] / MB:.3f} MB | {100 * one['saving']:.2f} % | {one['whole']['score']:.3f} | {spelt} |"
             )
     ratios = ", ".join(f"{name} {case['work_ratio']:.1f}" for name, case in result["cases"].items())
     print(f"literal work over the default's: {result['work_ratio']:.1f} ({ratios})")
@@ -204,6 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path, default=Path("runs/search_cost"))
+    parser.add_argument("--prefer", choices=("score", "smallest"), default="score", help="what is selected")
     parser.add_argument("--mu", type=float, default=20.0, help="perplexity points per unit of memory ratio")
     parser.add_argument("--quick", action="store_true", help="16 windows of search, 64 of comparison")
     parser.add_argument("--json", action="store_true")
@@ -214,6 +214,7 @@ def main() -> None:
     result = {
         **summary(cases),
         "cases": cases,
+        "prefer": arguments.prefer,
         "mu": arguments.mu,
         "one_evaluation": benchmark.one_evaluation,
         "threads": torch.get_num_threads(),

@@ -32,3 +32,22 @@ def test_a_bit_less_costs_four_times_as_much_and_a_larger_matrix_more():
 def test_what_is_no_cost_is_refused(cost):
     with pytest.raises(StudyError, match=r"(?s)of head at int4.*0 or more"):
         Costs({("head", FOUR): cost})
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "expected"),
+    [
+        (3.0, 0.0, 3.0),  # measured exactly
+        (3.0, 1.0, 2.0),  # as sure as the cost
+        (3.0, 1e9, 1.0),  # says nothing
+        (-3.0, 0.5, 0.0),  # no cost is negative
+        (inf, nan, 1.0),
+        (nan, nan, 1.0),
+        (3.0, inf, 1.0),
+    ],
+)
+def test_costs_and_measured_losses_are_averaged_by_their_precision(loss, error, expected):
+    costs = Costs({("head", FOUR): 1.0, ("head", EIGHT): 0.0, ("emb", FOUR): 5.0})
+    found = costs.corrected({("head", FOUR): (loss, error), ("head", EIGHT): (1.0, 0.1), ("other", FOUR): (1.0, 0.1)})
+    assert found.of("head", FOUR) == pytest.approx(expected)
+    assert found.of("head", EIGHT) == 0 and found.of("emb", FOUR) == 5 and found.of("other", FOUR) == 0

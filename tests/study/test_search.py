@@ -18,7 +18,7 @@ from qslm.errors import AllocationError, BudgetError, LedgerError, StudyError
 from qslm.evaluation import Evaluator, Ledger, evaluate
 from qslm.formats import FLOAT16
 from qslm.search import Options, Outcome, TieredSearch
-from qslm.study import identity, measuring, search, select
+from qslm.study import expecting, identity, search, select
 from qslm.units import format_bytes
 
 DROP = Budget(max_bytes=None, max_loss=12.0, kind="points")
@@ -139,7 +139,7 @@ def test_a_replay_measures_nothing_and_answers_the_same(encoder, tmp_path, monke
     first = search(model, task, budget=DROP, output=tmp_path, options=options)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     monkeypatch.setattr(Evaluator, "measure", None)
-    monkeypatch.setattr(measuring, "estimate_costs", None)
+    monkeypatch.setattr(expecting, "estimate_costs", None)
     second = search(model, task, budget=DROP, output=tmp_path, options=options)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert second.seconds == first.seconds > 0

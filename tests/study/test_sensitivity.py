@@ -15,13 +15,15 @@ from qslm.budget import Budget
 from qslm.errors import AllocationError, LedgerError, StudyError
 from qslm.evaluation import Evaluator, Ledger
 from qslm.evaluation.drift import divergence
+from qslm.evaluation.estimates import estimate_costs
 from qslm.formats import FLOAT32, Format
 from qslm.models.neurons import SpikeTrace
 from qslm.quantizers import round_site
-from qslm.search import Options
-from qslm.study import read_sensitivity, search, sensitivity
+from qslm.search import Options, make_strategy
+from qslm.study import loop, read_sensitivity, search, sensitivity
 from qslm.study.identity import identity
-from qslm.study.sensitivity import TIER, find_parts
+from qslm.study.judging import ALONE
+from qslm.study.sensitivity import find_parts
 from qslm.study.subject import Subject
 from qslm.tasks.statistics import compare
 
@@ -84,7 +86,7 @@ def test_every_part_at_every_width_once_per_set_of_sites(study, language):
     keys = {line.key for line in found.lines}
     with Ledger.read(run / "ledger.sqlite") as ledger:
         rows = ledger.rows("search")
-    assert {row.key for row in rows if row.tier == TIER} == keys
+    assert {row.key for row in rows if row.tier == ALONE} == keys
     assert [row.tier for row in rows if row.key not in keys] == ["baseline"]
     assert len(keys) == 2 * (1 + 2 + 2 * 7 + 1)  # output is block, module and site at once
     assert len(found.ranked()) == len(keys)
@@ -218,6 +220,24 @@ def test_a_search_in_the_folder_finds_the_evaluations(tmp_path, measured):
     assert reused and not set(measured) & studied
 
 
+def test_what_a_knapsack_expects_is_corrected_by_what_was_measured_alone(tmp_path, encoder, monkeypatch):
+    model, task = encoder
+    found = sensitivity(model, task, output=tmp_path, options=OPTIONS, level="site")
+    given = []
+    monkeypatch.setattr(loop, "make_strategy", lambda *args: given.append(args) or make_strategy(*args))
+    budget = Budget(None, 100.0, "points")
+    search(model, task, budget=budget, output=tmp_path, options=OPTIONS)
+    (*_, goal, costs), estimated = given[0], estimate_costs(model, find_anatomy(model), task, OPTIONS).costs
+    for line in found.lines:
+        key = (line.name, Format.parse(line.format))
+        measured = goal.nats(np.array(line.loss))
+        between = sorted((estimated.values[key], max(float(measured), 0.0)))
+        assert between[0] - 1e-12 <= costs.values[key] <= between[1] + 1e-12
+    assert costs.values != estimated.values
+    search(model, task, budget=budget, output=tmp_path / "other", options=OPTIONS)
+    assert given[1][-1].values == estimated.values
+
+
 @pytest.mark.parametrize("stop", [None, lambda losses: True])
 def test_what_a_search_measured_is_kept_and_what_it_stopped_early_is_completed(tmp_path, encoder, stop):
     model, task = encoder
@@ -234,7 +254,7 @@ def test_what_a_search_measured_is_kept_and_what_it_stopped_early_is_completed(t
     found = sensitivity(model, task, output=tmp_path, options=OPTIONS, level="block")
     with Ledger.read(tmp_path / "ledger.sqlite") as ledger:
         rows = {row.key: row for row in ledger.rows("search")}
-    assert rows[allocation.key].number == 1 and rows[allocation.key].tier == ("block" if stop is None else TIER)
+    assert rows[allocation.key].number == 1 and rows[allocation.key].tier == ("block" if stop is None else ALONE)
     assert all(row.evaluation.complete and len(row.evaluation.losses.values) == 120 for row in rows.values())
     assert next(line for line in found.lines if line.key == allocation.key).divergence > 0
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 
 from qslm.allocation import Allocation
 from qslm.errors import StudyError
@@ -35,6 +35,19 @@ class Costs:
     def scaled(self, factors: Mapping[str, float]) -> "Costs":
         """These costs with those of each site multiplied by its factor, 1 where it has none."""
         return Costs({(site, fmt): cost * factors.get(site, 1.0) for (site, fmt), cost in self.values.items()})
+
+    def corrected(self, measured: Mapping[tuple[str, Format], tuple[float, float]]) -> "Costs":
+        """These costs, corrected by the measured loss of a site alone in a format and its standard error.
+
+        Derived: a cost is trusted to within its own size, as if it were its standard error; the two are averaged by
+        their precisions. A cost of nothing stays, and so does one whose measurement says nothing or is not finite.
+        """
+
+        def mean(cost: float, loss: float, error: float) -> float:
+            trust = cost * cost / (cost * cost + error * error) if cost > 0 and isfinite(error) else 0.0
+            return max(0.0, (1 - trust) * cost + trust * loss) if trust and isfinite(loss) else cost
+
+        return Costs({key: mean(cost, *measured.get(key, (cost, inf))) for key, cost in self.values.items()})
 
     @classmethod
     def by_bits(cls, sites: Iterable[tuple[str, int]], formats: Iterable[Format]) -> "Costs":

@@ -7,15 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qslm.search.front import Front
-from qslm.search.goal import Goal
+from qslm.search.goal import LEAST, Goal
 from qslm.search.strategy import Outcome
 
 Floats = npt.NDArray[np.float64]
 
 LARGEST_CORRECTION = 1e3  # a factor beyond it, or below its inverse, is noise
 POWERS = -2 / 3, 2.0  # of the costs, in a factor beyond what was evaluated: losses go with the costs^(1/3) to costs^3
-LARGEST_NATS = 100.0  # more is no better known, and its exponential would outgrow a float
-_LEAST = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,35 +52,19 @@ class ExpectedFront:
 
         Beyond them the power goes on, within POWERS; one point alone gives the same factor everywhere.
         """
-        costs = np.maximum(self.front.costs, _LEAST)
+        costs = np.maximum(self.front.costs, LEAST)
         points = sorted((point for point, loss in measured.items() if np.isfinite(loss)), reverse=True)
         if not points:
-            return self._loss(costs)
-        nats = self._nats(np.array([measured[point] for point in points])).clip(_LEAST, 1 / _LEAST)
+            return self.goal.losses(costs)
+        nats = self.goal.nats(np.array([measured[point] for point in points])).clip(LEAST, 1 / LEAST)
         factors = np.log((nats / costs[points]).clip(1 / LARGEST_CORRECTION, LARGEST_CORRECTION))
         table = _extended(np.log(costs[points]), factors, np.log(costs[[-1, 0]]))
-        return self._loss(costs * np.exp(np.interp(np.log(costs), *table)))
-
-    def _loss(self, nats: Floats) -> Floats:
-        """What costs stand for, were they exact. Derived: perplexity grows by e^nats, a share falls by the nats."""
-        grown = nats if self.goal.higher_is_better else np.expm1(np.minimum(nats, LARGEST_NATS))
-        return self._scale * grown
-
-    def _nats(self, losses: Floats) -> Floats:
-        """The inverse of `_loss`."""
-        shares: Floats = losses / self._scale
-        return shares if self.goal.higher_is_better else np.log1p(np.maximum(shares, _LEAST - 1))
-
-    @property
-    def _scale(self) -> float:
-        """The whole of the metric, in the budget's unit: all answers, or the baseline's perplexity."""
-        whole = 1.0 if self.goal.higher_is_better else abs(self.goal.baseline)
-        return max(whole, _LEAST) / max(self.goal.unit, _LEAST)
+        return self.goal.losses(costs * np.exp(np.interp(np.log(costs), *table)))
 
 
 def _extended(x: Floats, y: Floats, ends: Floats) -> tuple[Floats, Floats]:
     """Points on lines, `x` rising, with the first and the last line drawn on to the two ends of the axis."""
-    slopes = (np.diff(y) / np.maximum(np.diff(x), _LEAST)).clip(*POWERS) if len(x) > 1 else np.zeros(1)
+    slopes = (np.diff(y) / np.maximum(np.diff(x), LEAST)).clip(*POWERS) if len(x) > 1 else np.zeros(1)
     drawn = y[[0, -1]] + slopes[[0, -1]] * (ends - x[[0, -1]])
     return np.concatenate((ends[:1], x, ends[1:])), np.concatenate((drawn[:1], y, drawn[1:]))
 

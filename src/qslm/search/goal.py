@@ -3,12 +3,20 @@
 from dataclasses import dataclass
 from math import inf, isfinite
 
+import numpy as np
+import numpy.typing as npt
+
 from qslm.allocation import Allocation
 from qslm.budget import Budget
 from qslm.search.strategy import Outcome
 
 LEAST_LIMIT = 1e-3  # shares of a smaller limit of the loss are taken of this
+LARGEST_NATS = 100.0  # more is no better known, and its exponential would outgrow a float
+LEAST = 1e-12
 LEAST_EXCESS = 1e-9  # of what breaks the limit by less than can be counted
+
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,23 @@ class Goal:
     def per_loss(self) -> float:
         """How much of the score one unit of the loss is: Eq. 1 takes a share in percentage points."""
         return self.unit * (100.0 if self.higher_is_better else 1.0)
+
+    def losses(self, nats: Floats) -> Floats:
+        """What costs in nats stand for, in units of the loss. Derived: perplexity grows by e^nats, a share falls by
+        the nats."""
+        grown = nats if self.higher_is_better else np.expm1(np.minimum(nats, LARGEST_NATS))
+        return self._whole * grown
+
+    def nats(self, losses: Floats) -> Floats:
+        """The inverse of `losses`."""
+        shares: Floats = np.asarray(losses) / self._whole
+        return shares if self.higher_is_better else np.log1p(np.maximum(shares, LEAST - 1))
+
+    @property
+    def _whole(self) -> float:
+        """The whole of the metric, in units of the loss: all answers, or the baseline's perplexity."""
+        whole = 1.0 if self.higher_is_better else abs(self.baseline)
+        return max(whole, LEAST) / max(self.unit, LEAST)
 
     def value(self, outcome: Outcome) -> float:
         """The metric that an outcome's loss stands for."""

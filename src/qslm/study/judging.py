@@ -20,6 +20,7 @@ from qslm.tasks.task import Losses, Task, Units
 EXACT = (FLOAT32, SIGN)  # formats that change no output
 LEAST_UNITS = 2  # that an interval needs; no evaluation ends with fewer
 BASELINE = "baseline"  # the tier of the float network's own evaluation
+ALONE = "sensitivity-study"  # the tier of one part rounded alone
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from qslm.quantizers import QUANTIZERS
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample
+from qslm.study.expecting import estimate, measured_alone
 from qslm.study.identity import identity
 from qslm.study.judging import BASELINE, Judge, Judged, sampling_groups
 from qslm.study.measuring import Measurements
@@ -126,7 +127,7 @@ class _Study:
         check_kind(self.task, budget, baseline.losses)
         check_sample(self.task, budget, baseline.losses)
         judge = self._judge(baseline)
-        strategy = self._strategy(baseline)
+        strategy = self._strategy(baseline, judge)
         self._foresee(strategy, baseline)
         self._search(strategy, judge)
         chosen = self._chosen(judge)
@@ -162,16 +163,17 @@ class _Study:
         self.judged[self.floats.key] = judge.judge(baseline, self.floats, BASELINE, FLOAT_NOTE)
         return judge
 
-    def _strategy(self, baseline: Evaluation) -> Strategy:
-        options = self.question.options
+    def _strategy(self, baseline: Evaluation, judge: Judge) -> Strategy:
+        options, costs = self.question.options, None
         goal = Goal(self.question.budget, baseline.value, self.task.higher_is_better)
-        costs = None
         if options.strategy == "knapsack":
-            estimate = self.measurements.estimate(options, self.progress)
-            self.record.estimate_work, costs = estimate.work, estimate.costs
+            expected = estimate(self.measurements, options, self.progress)
+            alone = measured_alone(self.measurements, options, judge, goal)
+            self.record.estimate_work, costs = expected.work, expected.costs.corrected(alone)
             self.tell.message(
                 f"expected losses: of {len(options.matrices(self.anatomy))} matrices at {len(options.formats)} widths, "
-                f"from {estimate.samples} samples, {estimate.tokens:,} tokens forward and backward"
+                f"from {expected.samples} samples, {expected.tokens:,} tokens forward and backward"
+                + (f", corrected by {len(alone):,} that were measured alone" if alone else "")
             )
         return make_strategy(options.strategy, self.anatomy, options, goal, costs)
 

@@ -4,12 +4,8 @@ from dataclasses import dataclass, field
 
 from qslm.allocation import Allocation
 from qslm.evaluation import Evaluation, Evaluator, Ledger
-from qslm.evaluation.estimates import Estimate, calibration_split, estimate_costs
 from qslm.evaluation.parts import Stop, seen
 from qslm.evaluation.pool import Pool
-from qslm.formats import canonical_json
-from qslm.progress import Progress
-from qslm.search import Options
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +40,6 @@ class Measurements:
         if stop is None:
             return found if found.complete else None
         return seen(self.evaluator.task, found, self.evaluator.places(split), stop)
-
-    def estimate(self, options: Options, progress: Progress) -> Estimate:
-        """What every format at every site is expected to lose: from the ledger, or a new estimate that it then holds.
-
-        It depends on what the options let a search round, and on the calibration text.
-        """
-        evaluator, task = self.evaluator, self.evaluator.task
-        rounded = {site.name: [str(fmt) for fmt in options.formats] for site in options.matrices(evaluator.anatomy)}
-        text = task.fingerprint(calibration_split(task))
-        key = canonical_json({"formats": rounded, "quantizer": options.quantizer, "text": text})
-        found = self.ledger.estimate(key)
-        if found is None:
-            evaluator.restore()
-            found = estimate_costs(evaluator.model, evaluator.anatomy, task, options, progress).to_json()
-            self.ledger.put_estimate(key, found)
-        return Estimate.from_json(found)
 
     def known(self, allocation: Allocation, split: str) -> Evaluation | None:
         """What the ledger holds, also of an earlier run; None where it was never measured."""

@@ -20,7 +20,7 @@ from qslm.search import DEFAULT_OPTIONS, Options
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_precision
 from qslm.study.identity import identity
-from qslm.study.judging import BASELINE, EXACT
+from qslm.study.judging import ALONE, BASELINE, EXACT
 from qslm.study.loop import FLOAT_NOTE
 from qslm.study.measuring import Measurements
 from qslm.study.sensitivity.lines import FILE, VERSION, Line, Sensitivity, drift_from_dict, drift_to_dict
@@ -28,8 +28,6 @@ from qslm.study.sensitivity.parts import Level, Part, find_parts
 from qslm.study.subject import LoadedCheckpoint, Subject
 from qslm.tasks.statistics import Comparison, Kind, compare, is_proportion
 from qslm.tasks.task import Task, as_task
-
-TIER = "sensitivity-study"  # of the evaluations in the ledger
 
 
 def sensitivity(
@@ -144,7 +142,7 @@ class _Study:
                 if not all(name.startswith(self._unchanged(variant)) for name in watch.unseen):
                     self._first_batch()
                 self.drifts[key] = watch.result()
-                self.found[key] = self._kept(variant.allocation, TIER, note, evaluation)
+                self.found[key] = self._kept(variant.allocation, ALONE, note, evaluation)
                 self._record(baseline)
         return baseline
 
