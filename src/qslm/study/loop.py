@@ -24,7 +24,7 @@ from qslm.study.identity import identity
 from qslm.study.judging import BASELINE, Judge, Judged, sampling_groups
 from qslm.study.measuring import Measurements
 from qslm.study.packing import write_packed
-from qslm.study.record import Record
+from qslm.study.record import Record, peak_memory
 from qslm.study.refusal import closest_of, nothing_accepted
 from qslm.study.selection import Pair, Selection, make_selection
 from qslm.study.subject import LoadedCheckpoint, Subject
@@ -126,9 +126,9 @@ class _Study:
         baseline = self._baseline()
         check_kind(self.task, budget, baseline.losses)
         check_sample(self.task, budget, baseline.losses)
-        judge = self._judge(baseline)
+        judge, measuring = self._judge(baseline), peak_memory()
         strategy = self._strategy(baseline, judge)
-        self._foresee(strategy, baseline)
+        self._foresee(strategy, baseline, measuring)
         self._search(strategy, judge)
         chosen = self._chosen(judge)
         self.record.ended = True
@@ -177,13 +177,13 @@ class _Study:
             )
         return make_strategy(options.strategy, self.anatomy, options, goal, costs)
 
-    def _foresee(self, strategy: Strategy, baseline: Evaluation) -> None:
-        """Say before the start how much there is to do."""
+    def _foresee(self, strategy: Strategy, baseline: Evaluation, measuring: int) -> None:
+        """Say before the start how much there is to do; `measuring` took this memory."""
         self.record.maximum_evaluations = strategy.maximum_evaluations
         self._record()
         self.tell.plan(strategy.maximum_evaluations, baseline, self.question.run)
         kept = self.measurements.evaluator.chain.cache.bytes_bound
-        self.tell.memory(self.anatomy.float32_bytes, kept, self.measurements.pool is not None)
+        self.tell.memory(measuring, self.anatomy.float32_bytes, kept, self.measurements.pool is not None)
 
     # ---- the search --------------------------------------------------------------------------------------------
 

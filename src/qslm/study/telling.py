@@ -38,9 +38,13 @@ class Telling:
             f"from {run}"
         )
 
-    def memory(self, float32_bytes: int, kept: int, workers: bool) -> None:
-        """The most memory that this process will have had: the originals lie beside the rounded weights."""
-        peak = peak_memory() + float32_bytes + kept
+    def memory(self, measuring: int, float32_bytes: int, kept: int, workers: bool) -> None:
+        """The most memory that this process will have had.
+
+        measuring: its peak once the float network was measured. From now on the originals lie beside the rounded
+        weights, and blocks' outputs are kept; it may have been more before, for the expected losses.
+        """
+        peak = max(peak_memory(), measuring + float32_bytes + kept)
         where = " in this process, the workers have their own" if workers else ""
         self.message(f"memory: {format_bytes(peak)} at most{where}, {format_bytes(kept)} of it for kept activations")
 
