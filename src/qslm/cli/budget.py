@@ -102,7 +102,7 @@ def print_selection(selection: "Selection") -> None:
     print_table([f"on the {found.split} split", "baseline", "selected"], rows)
     print(
         f"{selection.evaluations:,} evaluations, baseline and report split among them, in {selection.seconds:,.0f} s; "
-        f"selected: {chosen.note}"
+        f"last step: {chosen.note}"
     )
     print(f"formats of the weights: {spell_formats(selection)}")
     if left := spell_open(selection):

@@ -25,7 +25,7 @@ from qslm.report.frame import (
     tiers_of,
 )
 from qslm.report.limits import budget_levels, budget_lines
-from qslm.report.record import Grid, Point, Record, spell_value
+from qslm.report.record import Grid, Point, Record, spell_point
 from qslm.units import MB, format_bytes
 
 Figure = dict[str, Any]
@@ -102,7 +102,7 @@ def hover(record: Record, point: Point) -> str:
     measured, kind = point.measured, record.limits.kind
     lines = [
         f"<b>evaluation {point.number}, {escape(point.tier)}</b>",
-        f"{escape(record.metric)} {spell_value(record.metric, measured.value)}",
+        f"{escape(record.metric)} {spell_point(record.metric, point)}",
         format_bytes(measured.file_bytes),
     ]
     if point.loss is not None:
@@ -204,7 +204,7 @@ def _front_line(record: Record, top: float) -> Figure:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": "front",
+        "name": "Pareto front",
         "x": [p.measured.file_bytes / MB for p in points],
         "y": [loss_of(p) for p in points],
         "hoverinfo": "skip",

@@ -80,6 +80,13 @@ def megabyte_range(record: Record) -> tuple[float, float]:
     return 0.85 * min(sizes, default=MB) / MB, 1.18 * max(sizes, default=MB) / MB
 
 
+def size_beside(record: Record) -> str:
+    """The side of the memory limit's line on which its words stand, "left" or "right": the one with more room."""
+    low, high = map(math.log, megabyte_range(record))
+    size = record.limits.max_bytes
+    return "left" if size and math.log(size / MB) > (low + high) / 2 else "right"
+
+
 def inside(value: float, top: float) -> float:
     """`value`, or the top edge (a little below it) when it lies beyond or is not a number."""
     return value if value < top else top - 0.02 * abs(top)

@@ -4,7 +4,7 @@ import math
 from html import escape
 from typing import Any
 
-from qslm.report.frame import SELECTED, limit_text, size_text
+from qslm.report.frame import SELECTED, limit_text, size_beside, size_text
 from qslm.report.record import Record
 from qslm.units import MB
 
@@ -17,7 +17,8 @@ def budget_lines(record: Record) -> dict[str, list[Figure]]:
     size = record.limits.max_bytes
     if size:
         shapes.append(_line("bytes", "x", "paper", x=size / MB))
-        place = {"yref": "paper", "y": 1, "x": math.log10(size / MB), "xanchor": "left", "yanchor": "top"}
+        anchor = {"left": "right", "right": "left"}[size_beside(record)]
+        place = {"yref": "paper", "y": 1, "x": math.log10(size / MB), "xanchor": anchor, "yanchor": "top"}
         notes.append(_note("bytes", size_text(record), place))
     return {"shapes": shapes, "annotations": notes}
 

@@ -46,7 +46,8 @@ function sort(table, column, down) {
   const rows = [...table.tBodies[0].rows];
   rows.sort((one, other) => {
     const [a, b] = [value(one), value(other)];
-    const order = a === "" || b === "" ? (a === "") - (b === "") : a - b || a.localeCompare(b);
+    if (a === "" || b === "") return (a === "") - (b === "");
+    const order = a - b || a.localeCompare(b);
     return down ? -order : order;
   });
   table.tBodies[0].append(...rows);

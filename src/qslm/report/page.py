@@ -9,7 +9,7 @@ from importlib.resources import files
 from qslm.budget import spell_loss
 from qslm.report import figures
 from qslm.report.frame import is_full
-from qslm.report.record import Measured, Point, Record, spell_value
+from qslm.report.record import Measured, Point, Record, spell_point, spell_value
 from qslm.units import MB, format_bytes
 
 COLUMNS = ("#", "tier", "value", "95 % interval", "loss", "bound", "units", "MB", "quality", "memory", "note")
@@ -22,20 +22,24 @@ def render(record: Record) -> str:
     if record.grid is not None:
         drawn["bits"] = figures.heat_map(record.grid)
     sections = [_answer(record), _pareto(record), _bits(record), _tiers(record), _candidates(record)]
-    return document("qslm study", record.title, [*sections, provenance(record.provenance)], drawn)
+    sections.append(provenance(record.provenance))
+    return document("qslm study", record.title, sections, drawn, record.subtitle)
 
 
-def document(kind: str, title: str, sections: Sequence[str], drawn: Mapping[str, figures.Figure]) -> str:
+def document(
+    kind: str, title: str, sections: Sequence[str], drawn: Mapping[str, figures.Figure], subtitle: str = ""
+) -> str:
     """A page of `sections` (HTML), in which the figures go into the elements that bear their names."""
     from plotly.offline import get_plotlyjs
 
+    below = f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else ""
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)} - qslm</title>",
             f"<style>\n{_resource('page.css')}</style>\n</head>\n<body>\n<main>",
-            f"<header><p>{escape(kind)}</p><h1>{escape(title)}</h1></header>",
+            f"<header><p>{escape(kind)}</p><h1>{escape(title)}</h1>{below}</header>",
             *sections,
             "<footer>Written by qslm. The page holds everything it shows and opens offline.</footer>\n</main>",
             f"<script>{get_plotlyjs()}</script>",
@@ -167,7 +171,7 @@ def _tiers(record: Record) -> str:
 _TIERS = ": first the whole network at one width, then each block alone, then blocks and modules in turn"
 _WAYS = {
     "knapsack": ": first points of the least expected loss at a size (front), then single matrices moved to another"
-    " width (exchange)",
+    " width, each time from the best so far (exchange; the note names the last move alone)",
     "tiered": _TIERS,
     "literal": _TIERS,
     "uniform": ": the whole network at one width after the other",
@@ -181,9 +185,9 @@ _WAYS = {
 def _candidates(record: Record) -> str:
     heads = "".join(_head(name, record) for name in COLUMNS)
     rows = "\n".join(_row(record, p) for p in record.points)
-    count = f"{len(record.points)} evaluations on the search split{_ended(record)}"
+    count = f"{len(record.points):,} evaluations on the search split{_ended(record)}"
     return (
-        f'<section class="long"><h2>Candidates</h2><p>{count}; press a heading to sort.</p>'
+        f'<section class="long"><h2>Candidates</h2><p>{count}</p>'
         f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>'
         "</table></div></section>"
     )
@@ -191,7 +195,14 @@ def _candidates(record: Record) -> str:
 
 def _ended(record: Record) -> str:
     early = sum(not p.complete for p in record.points)
-    return f", {early} of them ended early" if early else ""
+    if not early:
+        return "; press a heading to sort."
+    metric, unit = escape(record.metric), escape(record.unit)
+    return (
+        f", {early:,} of them ended early; press a heading to sort. Of these the loss and its bound are what is"
+        f" expected of all {unit}s, and the {metric} (≈) is the baseline's with that loss: it could not be compared as"
+        f" it was measured, on the {unit}s seen alone."
+    )
 
 
 def _seen(record: Record, point: Point) -> str:
@@ -208,12 +219,12 @@ def _head(name: str, record: Record) -> str:
 
 def _row(record: Record, point: Point) -> str:
     measured, kind = point.measured, record.limits.kind
-    low, high = spell_value(record.metric, measured.low), spell_value(record.metric, measured.high)
+    interval = (measured.low, measured.high) if point.complete else ()
     cells = [
         cell(str(point.number), point.number),
         f'<td class="text">{escape(point.tier)}</td>',
-        cell(spell_value(record.metric, measured.value), measured.value),
-        cell(f"{low} to {high}", measured.low),
+        cell(spell_point(record.metric, point), point.comparable),
+        cell(" to ".join(spell_value(record.metric, end) for end in interval), min(interval, default=None)),
         cell("" if point.loss is None else spell_loss(kind, point.loss), point.loss),
         cell("" if point.bound is None else spell_loss(kind, point.bound), point.bound),
         cell(_seen(record, point), point.units),

@@ -21,6 +21,7 @@ from qslm.report.frame import (
     megabyte_range,
     megabyte_ticks,
     shape_of,
+    size_beside,
     size_text,
     tiers_of,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 INK = "#30363f"
+LEGEND_WIDTH = 0.98  # of the picture, at most
 MARKERS = {"circle": "o", "diamond": "D"}
 LIMIT_LINE: dict[str, Any] = {"color": SELECTED, "linestyle": "--", "linewidth": 1.2}
 LIMIT_TEXT: dict[str, Any] = {
@@ -90,11 +92,13 @@ def pareto(record: Record) -> "Figure":
     axes.set_xlim(*megabyte_range(record))
     axes.set_xlabel("model file (MB)")
     _finish(axes, record, top)
+    _legend(figure, axes)
     _loss_limit(axes, record)
     if record.limits.max_bytes is not None:
         size = record.limits.max_bytes / MB
         axes.axvline(size, **LIMIT_LINE)
-        beside = {"xytext": (4, -2), "textcoords": "offset points", "ha": "left", "va": "top", **LIMIT_TEXT}
+        away, anchor = {"left": (-4, "right"), "right": (4, "left")}[size_beside(record)]
+        beside = {"xytext": (away, -2), "textcoords": "offset points", "ha": anchor, "va": "top", **LIMIT_TEXT}
         axes.annotate(size_text(record), (size, 1), xycoords=("data", "axes fraction"), **beside)
     return figure
 
@@ -115,6 +119,7 @@ def tiers(record: Record) -> "Figure":
         lower.scatter(numbers, sizes, s=22, facecolors=faces, edgecolors=colour_of(tier))
     upper.set_ylim(low, top)
     _finish(upper, record, top)
+    _legend(figure, upper)
     _loss_limit(upper, record)
     lower.set_yscale("log")
     lower.set_yticks(megabyte_ticks(record.points))
@@ -123,6 +128,7 @@ def tiers(record: Record) -> "Figure":
     lower.set_ylim(*megabyte_range(record))
     lower.set_ylabel("model file (MB)")
     lower.set_xlabel("evaluation")
+    lower.xaxis.get_major_locator().set_params(integer=True)
     _plain(lower)
     if record.limits.max_bytes is not None:
         _level(lower, record.limits.max_bytes / MB, size_text(record))
@@ -184,7 +190,7 @@ def _bounds(axes: "Axes", points: list[Point], colour: str, top: float) -> None:
 def _front_line(axes: "Axes", record: Record, top: float) -> None:
     points = [p for p in front(record.points) if loss_of(p) < top]
     xs, ys = [p.measured.file_bytes / MB for p in points], [loss_of(p) for p in points]
-    axes.plot(xs, ys, drawstyle="steps-post", color="#8a8f98", linestyle=":", linewidth=1, label="front")
+    axes.plot(xs, ys, drawstyle="steps-post", color="#8a8f98", linestyle=":", linewidth=1, label="Pareto front")
 
 
 def _loss_limit(axes: "Axes", record: Record) -> None:
@@ -200,7 +206,7 @@ def _level(axes: "Axes", height: float, text: str) -> None:
 
 
 def _finish(axes: "Axes", record: Record, top: float) -> None:
-    """The axis of losses, and above the plot, where no point can be, the legend of the marks that there are."""
+    """The axis of losses, and what the legend says of the marks that there are."""
     from matplotlib.ticker import PercentFormatter
 
     axes.set_ylabel(loss_axis(record))
@@ -213,10 +219,24 @@ def _finish(axes: "Axes", record: Record, top: float) -> None:
         axes.plot([], [], "D", color=INK, label="ended early, foretold")
     if any(is_beyond(p, top) for p in record.points):
         axes.plot([], [], "^", color=INK, markerfacecolor="none", label="beyond the frame")
-    figure = axes.get_figure(root=True)
-    if figure is not None:
-        figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     _plain(axes)
+
+
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    """The legend of `axes` above the plot, in the fewest rows with which it fits the width of the picture."""
+    handles, labels = axes.get_legend_handles_labels()
+    style: dict[str, Any] = {
+        "loc": "outside upper center",
+        "frameon": False,
+        "fontsize": 9,
+        "handlelength": 1.6,
+        "columnspacing": 1.6,
+    }
+    for rows in range(1, len(labels) + 1):
+        legend = figure.legend(handles, plain_text(labels), ncols=math.ceil(len(labels) / rows), **style)
+        if rows == len(labels) or legend.get_window_extent().width <= LEGEND_WIDTH * figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _plain(axes: "Axes") -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy
 from qslm.errors import AllocationError, StudyError
-from qslm.evaluation import Ledger
-from qslm.report.record import Answer, Grid, Limits, Measured, Point, Record
+from qslm.report.record import Answer, Grid, Measured, Point, Record
 from qslm.study import folder
 from qslm.study.judging import BASELINE
+from qslm.study.recorded import Recorded
+from qslm.study.telling import expected_value
 
 COMMAND = "command.txt"  # what the command line leaves beside study.json
 NOT_FINITE = math.inf  # study.json writes null where a number is not finite
@@ -25,44 +25,42 @@ def read_run(run: Path) -> Record:
 
     Raises StudyError or LedgerError when the folder holds no study, or a damaged one.
     """
-    study = folder.read_json(run / folder.STUDY)
+    known = Recorded.read(run)
     chosen = run / folder.SELECTION
     selection = folder.read_json(chosen) if chosen.is_file() else None
-    anatomy = folder.anatomy_from_dict(study.get("anatomy"))
-    with Ledger.read(run / folder.LEDGER) as ledger:
-        texts = {row.key: row.allocation for row in ledger.rows("search")}
-        identity = ledger.identity
     try:
-        folder.check_unchanged(study, anatomy, identity)
-        return _record(run, study, selection, anatomy, texts)
+        return _record(known, selection)
     except (KeyError, TypeError, ValueError, IndexError, AllocationError) as error:
         problem = f"{run} does not hold a whole study: {type(error).__name__}: {error}."
         raise StudyError(problem, folder.AGAIN) from error
 
 
-def _record(run: Path, study: Json, selection: Json | None, anatomy: Anatomy, texts: Mapping[str, str]) -> Record:
+def _record(known: Recorded, selection: Json | None) -> Record:
+    study, task = known.study, known.task
+    lines: list[Json] = study["tiers"]
+    if not lines:
+        raise StudyError(f"The study in {known.run} has measured nothing yet.", "Let the search run on.")
     key = None if selection is None else str(selection["selected"]["key"])
-    points = tuple(_point(line, key, anatomy, texts) for line in study["tiers"])
-    if not points:
-        raise StudyError(f"The study in {run} has measured nothing yet.", "Let the search run on.")
-    allocation = None if key is None else Allocation.from_json(anatomy, texts[key])
-    baseline = points[0].measured
+    texts = {row.key: row.allocation for row in known.rows}
+    allocation = None if key is None else Allocation.from_json(known.anatomy, texts[key])
+    baseline = _measured(lines[0])
     return Record(
         checkpoint=str(study["checkpoint"]["name"]),
-        task=str(study["task"]["name"]),
-        unit=str(study["task"]["unit"]),
+        task=task.name,
+        source=task.source,
+        unit=task.unit,
         strategy=str(study["options"]["strategy"]),
-        metric=str(study["task"]["metric"]),
-        higher_is_better=bool(study["task"]["higher_is_better"]),
-        limits=_limits(study["budget"] if selection is None else selection["budget"]),
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        limits=known.budget,
         baseline=baseline if selection is None else _measured(selection["baseline"]),
         selected=None if selection is None else _measured(selection["selected"]),
         saving=None if selection is None else float(selection["selected"]["saving"]),
         saving_file=None if selection is None else float(selection["selected"]["saving_file"]),
         answer=_answer(selection),
-        points=points,
+        points=tuple(_point(line, key, known, baseline.value, texts) for line in lines),
         grid=None if allocation is None else make_grid(allocation),
-        provenance=tuple(_provenance(run, study, selection, allocation)),
+        provenance=tuple(_provenance(known, selection, allocation)),
     )
 
 
@@ -74,12 +72,6 @@ def _measured(line: Json) -> Measured:
     return Measured(_number(line["value"]), _number(line["low"]), _number(line["high"]), int(line["bytes"]))
 
 
-def _limits(budget: Json) -> Limits:
-    size, loss = budget["max_bytes"], budget["max_loss"]
-    limits = None if size is None else int(size), None if loss is None else float(loss)
-    return Limits(*limits, str(budget["kind"]), str(budget["decision"]))
-
-
 def _answer(selection: Json | None) -> Answer:
     if selection is None:
         return Answer(None, None, None, "nothing accepted")
@@ -88,8 +80,10 @@ def _answer(selection: Json | None) -> Answer:
     return Answer(_number(found["loss"]), _number(found["low"]), _number(found["high"]), conclusion)
 
 
-def _point(line: Json, chosen: str | None, anatomy: Anatomy, texts: Mapping[str, str]) -> Point:
+def _point(line: Json, chosen: str | None, known: Recorded, baseline: float, texts: Mapping[str, str]) -> Point:
     key, tier = str(line["key"]), str(line["tier"])
+    measured, complete = _measured(line), bool(line["complete"])
+    expected = expected_value(known.task, known.budget.kind, baseline, _number(line["loss"]))
 
     def loss(name: str) -> float | None:
         return None if tier == BASELINE else _number(line[name])
@@ -98,17 +92,18 @@ def _point(line: Json, chosen: str | None, anatomy: Anatomy, texts: Mapping[str,
         int(line["number"]),
         tier,
         str(line["note"]),
-        _measured(line),
+        measured,
+        measured.value if complete else expected,
         loss("loss"),
         loss("loss_low"),
         loss("loss_high"),
         loss("bound"),
         bool(line["quality_ok"]),
         bool(line["memory_ok"]),
-        bool(line["complete"]),
+        complete,
         int(line["units"]),
         key == chosen,
-        summarize(Allocation.from_json(anatomy, texts[key])) if key in texts else "",
+        summarize(Allocation.from_json(known.anatomy, texts[key])) if key in texts else "",
     )
 
 
@@ -140,9 +135,11 @@ def _cell(allocation: Allocation, block: str, module: str) -> tuple[float | None
     return round(mean, 1), "\n".join(lines)
 
 
-def _provenance(run: Path, study: Json, selection: Json | None, allocation: Allocation | None) -> list[tuple[str, str]]:
+def _provenance(known: Recorded, selection: Json | None, allocation: Allocation | None) -> list[tuple[str, str]]:
+    run, study = known.run, known.study
     checkpoint, identity, options = study["checkpoint"], study["identity"], study["options"]
     lines = [("checkpoint", f"{checkpoint['name']}, {int(checkpoint['bytes']):,} bytes, sha256 {checkpoint['digest']}")]
+    lines += [("source of the data", known.task.source)] if known.task.source else []
     lines += [(f"{split} split", _split(study["task"], found)) for split, found in study["task"]["splits"].items()]
     lines += [(f"{split} data", f"sha256 {digest}") for split, digest in identity["data"].items()]
     lines.append(("options", ", ".join(f"{name} {_plain(value)}" for name, value in options.items())))

@@ -10,9 +10,10 @@ from qslm.errors import ArtifactError, StudyError
 from qslm.formats.staging import commit, stage, write_bytes
 from qslm.report.page import card, cell, document, figure, provenance
 from qslm.report.pictures import save_figure
-from qslm.report.record import spell_value
+from qslm.report.record import spell_data, spell_value, stands_in
 from qslm.report.sensitivity_figures import draw, heat_map, quantities
 from qslm.study import Sensitivity, read_sensitivity
+from qslm.study.recorded import source_of
 from qslm.study.sensitivity import Line
 from qslm.units import MB
 
@@ -57,9 +58,10 @@ def render(found: Sensitivity) -> str:
         )
         for quantity in quantities(found)
     ]
-    title = f"{found.about['checkpoint']['name']} on {found.about['task']['name']}"
+    task, source = str(found.about["task"]["name"]), source_of(found.about["identity"])
+    title = f"{found.about['checkpoint']['name']} on {spell_data(task, source)}"
     sections = [_answer(found), *maps, _lines(found), provenance(_terms(found))]
-    return document("qslm sensitivity", title, sections, drawn)
+    return document("qslm sensitivity", title, sections, drawn, source if stands_in(task, source) else "")
 
 
 def _answer(found: Sensitivity) -> str:
@@ -125,6 +127,8 @@ def _terms(found: Sensitivity) -> Iterable[tuple[str, str]]:
     checkpoint, identity, task = found.about["checkpoint"], found.about["identity"], found.about["task"]
     rows = found.lines[0].rows
     yield "checkpoint", f"{checkpoint['name']}, {int(checkpoint['bytes']):,} bytes, sha256 {checkpoint['digest']}"
+    if source := source_of(identity):
+        yield "source of the data", source
     yield "search data", f"{int(task['units']):,} {task['unit']}s, sha256 {identity['data']['search']}"
     yield "divergence", f"mean over {rows:,} rows of logits"
     rates = found.about["baseline"]["rates"]

@@ -1,7 +1,7 @@
 """A study as its run folder tells it: what was asked, and everything that was measured."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -51,7 +51,7 @@ class Recorded:
         study = folder.read_json(run / folder.STUDY)
         anatomy = folder.anatomy_from_dict(study.get("anatomy"))
         try:
-            task = recorded_task(study["task"]) if task is None else as_task(task)
+            task = recorded_task(study["task"], source_of(study["identity"])) if task is None else as_task(task)
             asked = Budget(**study["budget"]), int(study["checkpoint"]["bytes"]), _stopped(study["stopped"])
             groups, looks = study["early"]["groups"], study["early"]["looks"]
             early = None if groups is None else np.array(groups, np.int64), None if looks is None else int(looks)
@@ -132,8 +132,9 @@ def _stopped(value: Any) -> Stopped | None:
 class RecordedTask(Task):
     """The metric of a task whose data is not at hand: a weighted mean of the losses."""
 
-    def __init__(self, name: str, metric: str, higher_is_better: bool, unit: str) -> None:
+    def __init__(self, name: str, metric: str, higher_is_better: bool, unit: str, source: str) -> None:
         self.name, self.metric, self.higher_is_better, self.unit = name, metric, higher_is_better, unit
+        self.source = source
 
     def batches(self, split: str) -> Sequence[Any]:
         """Raise StudyError: a recorded task has no data."""
@@ -148,7 +149,16 @@ class RecordedPerplexity(RecordedTask, Perplexity):
     """The perplexity, exp of the weighted mean."""
 
 
-def recorded_task(content: dict[str, Any]) -> RecordedTask:
-    """The task that study.json describes. Raises KeyError, TypeError."""
+def recorded_task(content: Mapping[str, Any], source: str) -> RecordedTask:
+    """The task that study.json describes, with the source of its data. Raises KeyError, TypeError."""
     kind = RecordedPerplexity if content["metric"] == "perplexity" else RecordedTask
-    return kind(str(content["name"]), str(content["metric"]), bool(content["higher_is_better"]), str(content["unit"]))
+    name, metric, unit = (str(content[key]) for key in ("name", "metric", "unit"))
+    return kind(name, metric, bool(content["higher_is_better"]), unit, source)
+
+
+def source_of(identity: Mapping[str, Any]) -> str:
+    """Where the data was found, as the identity of a study says; empty where the task does not know it."""
+    try:
+        return str(identity["facts"]["source"])
+    except KeyError:
+        return ""

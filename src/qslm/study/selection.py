@@ -99,9 +99,9 @@ class Selection:
     of the packed model; None where the selected allocation is not the one that was packed. `evaluations`,
     `tokens_forwarded` and `seconds` count what the answer was drawn from: of a search all that it asked for, whether
     it was measured then or by an earlier run in the same folder; of `select` everything in the ledger. `stopped` is
-    the limit that ended the search where it had more to try. `undecided` counts the evaluations that ended early under
-    another budget and might be the answer under this one, `foretold` is one that is foretold to keep it and is smaller
-    than the selected: a search measures them whole, `select` cannot.
+    the limit that ended the search where it had more to try. `source` says where the data was found. `undecided` counts
+    the evaluations that ended early under another budget and might be the answer under this one, `foretold` is one that
+    is foretold to keep it and is smaller than the selected: a search measures them whole, `select` cannot.
     """
 
     run: Path
@@ -118,6 +118,7 @@ class Selection:
     evaluations: int
     tokens_forwarded: int
     seconds: float
+    source: str = ""
     undecided: int = 0
     foretold: Foretold | None = None
 
@@ -151,6 +152,7 @@ class Selection:
                 "selected": self.search_selected.to_dict(),
                 "difference": vars(self.search_difference),
             },
+            "source": self.source,
             "budget": vars(self.budget),
             "artifact": {"sha256": self.packed},
             "stopped": self.stopped,
@@ -210,6 +212,7 @@ def make_selection(
         len(evaluations),
         sum(evaluation.tokens for evaluation in evaluations),
         sum(evaluation.seconds for evaluation in evaluations),
+        task.source,
     )
 
 

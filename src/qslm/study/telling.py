@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from qslm.budget import Budget, spell_loss
+from qslm.budget import Budget, Kind, spell_loss
 from qslm.evaluation import Evaluation
 from qslm.progress import Progress
 from qslm.search import Proposal
@@ -54,17 +54,19 @@ class Telling:
 
     def evaluation(self, judged: Judged, all_: Collection[Judged]) -> None:
         """One evaluation, the last of `all_`, which begin with the baseline."""
-        kind, seen, units = self._budget.kind, judged.evaluation, len(judged.evaluation.losses.values)
-        whole = max(len(one.evaluation.losses.values) for one in all_)
+        kind, units, baseline = self._budget.kind, len(judged.evaluation.losses.values), next(iter(all_)).evaluation
+        whole = len(baseline.losses.values)
+        expected = expected_value(self._task, kind, baseline.value, judged.comparison.loss)
+        value = f"{judged.evaluation.value:.4f}" if judged.complete else f"about {expected:.4f}"
         share = "" if judged.complete else f", foretold from {units:,} of {whole:,} {self._task.unit}s"
         accepted = [one for one in all_ if one.verdict.accepted and one.tier != BASELINE]
         smallest = min((one.evaluation.footprint_file for one in accepted), default=None)
         self.message(
             f"{len(all_) - 1:4d}  {judged.tier:<11} {judged.note:<36} "
-            f"{self._task.metric} {seen.value:.4f}  "
+            f"{self._task.metric} {value}  "
             f"loss {spell_loss(kind, judged.comparison.loss, signed=False)} "
             f"(bound {spell_loss(kind, judged.comparison.bound, signed=False)})  "
-            f"{format_bytes(seen.footprint_file)}  {_verdict(judged)}{share}"
+            f"{format_bytes(judged.evaluation.footprint_file)}  {_verdict(judged)}{share}"
             + (f"; smallest so far {format_bytes(smallest)}" if smallest is not None else "")
         )
 
@@ -74,6 +76,15 @@ class Telling:
             f"stopped: --max-{by} {most:g} is reached, and the search had more to try; with a higher one the same "
             "command goes on"
         )
+
+
+def expected_value(task: Task, kind: Kind, baseline: float, loss: float) -> float:
+    """What the metric is expected to be on all units: the baseline's, with a loss in the unit of `kind`.
+
+    Of an evaluation that ended early the metric of the units seen is not comparable with the baseline's of all.
+    """
+    change = {"points": loss / 100, "relative": loss * abs(baseline)}.get(kind, loss)
+    return baseline - change if task.higher_is_better else baseline + change
 
 
 def _verdict(judged: Judged) -> str:
