@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from qslm import artifact
+from qslm import artifact, folders
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import AllocationError, ArtifactError, FormatError
@@ -111,7 +111,7 @@ def test_what_stands_beside_the_model(tmp_path):
     assert read.config == CONFIG
     assert read.tokenizer_json == TOKENIZER
     assert read.sha256 == hashlib.sha256((tmp_path / "a" / "model.safetensors").read_bytes()).hexdigest()
-    assert artifact.is_artifact(tmp_path / "a")
+    assert folders.is_artifact(tmp_path / "a")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
@@ -191,11 +191,14 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def test_another_model_is_not_overwritten(tmp_path):
-    for name, content in [("config.json", '{"model_type": "bert"}'), ("model.safetensors", "weights")]:
+    for name, content, told in [
+        ("config.json", '{"model_type": "bert"}', "another model, config.json"),
+        ("model.safetensors", "weights", "a checkpoint, model.safetensors"),
+    ]:
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_text(content)
-        with pytest.raises(ArtifactError, match="another model"):
+        with pytest.raises(ArtifactError, match=told):
             packed(folder)
         assert (folder / name).read_text() == content
 
@@ -409,10 +412,10 @@ def test_a_tokenizer_that_does_not_belong(tmp_path):
 
 
 def test_what_is_an_artifact(tmp_path):
-    assert not artifact.is_artifact(tmp_path)
-    assert not artifact.is_artifact(tmp_path / "nothing")
+    assert not folders.is_artifact(tmp_path)
+    assert not folders.is_artifact(tmp_path / "nothing")
     (tmp_path / "config.json").write_text("[" * 100_000)
-    assert not artifact.is_artifact(tmp_path)
+    assert not folders.is_artifact(tmp_path)
     with pytest.raises(ArtifactError, match=r"nothing does not exist"):
         artifact.read(tmp_path / "nothing")
     with pytest.raises(ArtifactError, match="File name too long"):
@@ -426,7 +429,7 @@ def test_a_damaged_config_beside_a_packed_model_is_told_and_mended_by_writing_ag
     (tmp_path / "config.json").unlink()
     if content is not None:
         (tmp_path / "config.json").write_bytes(content)
-    assert artifact.is_packed(tmp_path)
+    assert folders.is_packed(tmp_path)
     for ask in (artifact.read, artifact.verify, artifact.read_config):
         with pytest.raises(ArtifactError, match=r"config\.json is (damaged|missing).* packed model of qslm") as caught:
             ask(tmp_path)

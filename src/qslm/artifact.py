@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
+from qslm import folders
 from qslm.allocation import Allocation
 from qslm.errors import AllocationError, ArtifactError
+from qslm.folders import ENTRY, LARGEST_JSON
 from qslm.formats import QuantizedTensor, canonical_json, data_bytes, stored_tensors
 from qslm.formats.container import stage_tensors
 from qslm.formats.manifest import Manifest
@@ -32,10 +34,8 @@ from qslm.formats.reading import (
 )
 from qslm.formats.staging import Staged, commit, discard, stage_bytes
 
-MODEL, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-ENTRY = "qslm"  # our key in config.json
+MODEL, CONFIG, TOKENIZER = folders.MODEL, folders.CONFIG, folders.TOKENIZER
 
-_LARGEST_JSON = 1 << 28  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ALTERED = "The artifact was damaged or altered: write it again or fetch it again."
 
@@ -77,11 +77,10 @@ def write(
 ) -> Artifact:
     """Pack the rounded `sites` (`quantizers.RoundedSites`) into `folder`, and read the result back.
 
-    The folder gets all files or none; an artifact that was there is replaced, another model is not. Raises
+    The folder gets all files or none; an artifact that was there is replaced, another model or a study is not. Raises
     ArtifactError when it cannot be written, AllocationError when a site is not as `allocation` says.
     """
-    folder = Path(folder)
-    _refuse_foreign(folder)
+    folder = folders.check(folder, "packing", ArtifactError)
     created = _make(folder)
     staged: list[Staged] = []
     try:
@@ -155,37 +154,7 @@ def _make(folder: Path) -> bool:
     return not existed
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Never overwrite a model that is not an artifact."""
-    model, config = folder / MODEL, folder / CONFIG
-    with reading(folder):
-        something = config.exists() or model.exists()
-    if something and not is_packed(folder):
-        raise ArtifactError(f"{folder} holds another model.", "Choose an empty folder.")
-
-
 # ---- reading ---------------------------------------------------------------------------------------------------
-
-
-def is_artifact(path: Path | str) -> bool:
-    """Whether `path` is a folder whose config.json says that qslm wrote it; it may be damaged all the same."""
-    try:
-        config = parse_object(read_bytes(Path(path) / CONFIG, _LARGEST_JSON), CONFIG)
-    except ArtifactError:
-        return False
-    return isinstance(config.get(ENTRY), dict)
-
-
-def is_packed(path: Path | str) -> bool:
-    """Whether `path` is a folder with a packed model in it, also where its config.json is damaged or missing."""
-    return is_artifact(path) or _has_our_metadata(Path(path) / MODEL)
-
-
-def _has_our_metadata(model: Path) -> bool:
-    try:
-        return bool(metadata_of(read_header(model)))
-    except ArtifactError:
-        return False
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
@@ -246,28 +215,28 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         there = folder.exists()
     if not there:
         raise ArtifactError(f"{folder} does not exist.", "Check the path.")
-    if not is_artifact(folder) and _has_our_metadata(folder / MODEL):
+    if not folders.is_artifact(folder) and folders.has_metadata(folder / MODEL):
         state = "damaged" if present else "missing"
         raise ArtifactError(f"{path} is {state}: {MODEL} beside it is a packed model of qslm.", _ALTERED)
     if not present:
         raise ArtifactError(
             f"{folder} is not the folder of a packed model: it has no {CONFIG}.", f"Give {_packed_folder(folder)}."
         )
-    config = parse_object(read_bytes(path, _LARGEST_JSON), str(path))
+    config = parse_object(read_bytes(path, LARGEST_JSON), str(path))
     match entry := config.pop(ENTRY, None):
         case {"bytes": int(), "sha256": str(model), "config_sha256": str(digest)} if _DIGEST.fullmatch(model):
             if digest != _config_digest(config, path):
                 raise ArtifactError(f"{path} is not as it was written.", _ALTERED)
             return config, entry
-    if _has_our_metadata(folder / MODEL):
+    if folders.has_metadata(folder / MODEL):
         raise ArtifactError(f"{path} is damaged: {MODEL} beside it is a packed model of qslm.", _ALTERED)
     raise ArtifactError(f"{path} does not describe a packed model of qslm.", f"Give {_packed_folder(folder)}.")
 
 
 def _packed_folder(folder: Path) -> str:
     """What to give in place of `folder`: the artifact in it, where it is the run folder of a study."""
-    packed = folder / "artifact"
-    return f"the packed model in it: {packed}" if is_artifact(packed) else "a folder that `qslm search` packed"
+    packed = folder / folders.ARTIFACT
+    return f"the packed model in it: {packed}" if folders.is_artifact(packed) else "a folder that `qslm search` packed"
 
 
 def _config_digest(config: dict[str, Any], path: Path) -> str:
@@ -280,7 +249,7 @@ def _config_digest(config: dict[str, Any], path: Path) -> str:
 def _read_tokenizer(path: Path, digest: object) -> str | None:
     if digest is None and not path.exists():
         return None
-    content = read_bytes(path, _LARGEST_JSON)
+    content = read_bytes(path, LARGEST_JSON)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ArtifactError(f"{path} is not as it was written.", _ALTERED)
     try:

@@ -13,11 +13,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from qslm import artifact
+from qslm import artifact, folders
 from qslm.data.tokenizer import encode, load_tokenizer, parse_tokenizer
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.errors import CheckpointError, DataError
-from qslm.models.checkpoint import SUFFIXES, infer_config, load_spikegpt, make_skeleton, read_state
+from qslm.folders import SUFFIXES
+from qslm.models.checkpoint import infer_config, load_spikegpt, make_skeleton, read_state
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 
@@ -84,7 +85,7 @@ def load_checkpoint(
     path = locate(source)
     given = load_tokenizer(tokenizer) if tokenizer is not None else None
     folder = path.parent if path.name == artifact.MODEL else path
-    if artifact.is_packed(folder):
+    if folders.is_packed(folder):
         return replace(_open_artifact(folder, given, choice), source=str(source))
     weights = _weight_file(path)
     config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
@@ -108,7 +109,7 @@ def load_skeleton(source: str | Path) -> SpikeGPT:
     """
     path = locate(source)
     folder = path.parent if path.name == artifact.MODEL else path
-    if artifact.is_packed(folder):
+    if folders.is_packed(folder):
         config = SpikeGPTConfig.from_dict(_spikegpt(artifact.read_config(folder), folder))
     else:
         weights = _weight_file(path)
@@ -166,11 +167,11 @@ def _fetch(hub_id: str, problem: str) -> Path:
 def _weight_file(path: Path) -> Path:
     if path.is_file():
         return path
-    if (path / "study.json").is_file():
+    if folders.contents(path).kind == "run":
         raise _run_folder(path)
     named = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
     found = named[:1] or sorted(
-        file for file in path.iterdir() if file.suffix in SUFFIXES and file.name != "training.pt"
+        file for file in path.iterdir() if file.suffix in SUFFIXES and file.name != folders.STATE
     )
     if len(found) != 1:
         listed = ", ".join(file.name for file in found) or "none"
@@ -181,8 +182,8 @@ def _weight_file(path: Path) -> Path:
 
 
 def _run_folder(path: Path) -> CheckpointError:
-    packed = path / "artifact"
-    if artifact.is_artifact(packed):
+    packed = path / folders.ARTIFACT
+    if folders.is_artifact(packed):
         return CheckpointError(f"{path} is the run folder of a study.", f"Give the packed model in it: {packed}.")
     return CheckpointError(
         f"{path} is the run folder of a study that has packed no model.",

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import shutil
@@ -5,7 +6,7 @@ import shutil
 import pytest
 
 from qslm.errors import StudyError
-from qslm.study.folder import packing_folder
+from qslm.study import pack, select
 
 SURE = ("--binary-embedding", "true")
 FAST = ("--precisions", "8 4", "--max-evaluations", 12, "--context", 16, "--windows", 40)
@@ -174,15 +175,33 @@ def test_a_run_folder_with_a_model_or_without_a_name_is_refused(refused, run, ch
     assert before == (sorted(checkpoint.iterdir()), sorted((run / "artifact").iterdir()))
 
 
+def test_a_training_and_a_study_keep_out_of_each_others_folders(refused, call, run, checkpoint, text, tmp_path):
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for kind in ("lm", "classifier"):
+        assert f"{run} is the run folder of a study" in refused("train", kind, "-o", run)
+        assert "artifact is the folder of a packed model" in refused("train", kind, "-o", run / "artifact")
+        assert "The name of the output folder is empty" in refused("train", kind, "-o", "")
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert call("inspect", run / "artifact").exit_code == 0
+    (tmp_path / "training.pt").write_bytes(b"state")
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "1")
+    assert f"{tmp_path} is the folder of a training" in refused(*words, "-o", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+
+
 def test_a_folder_that_is_another_ones_is_not_packed_into(refused, run, checkpoint, tmp_path):
     words = ("select", run, "--max-rise", "400%")
     assert "is the run folder of a study" in refused(*words, "-o", run)
     assert "is the folder of a checkpoint, model.pth" in refused(*words, "-o", checkpoint)
     packed = shutil.copytree(run / "artifact", tmp_path / "packed")
-    assert packing_folder(packed, str(checkpoint)) == packed  # a packed model is replaced, but not by itself
+    selection = select(run, max_rise="400%")
     for source in (packed, packed / "model.safetensors"):
         with pytest.raises(StudyError, match="is the folder of the checkpoint that is packed"):
-            packing_folder(packed, str(source))
+            pack(selection, packed, source)
+    model = packed / "model.safetensors"
+    model.write_bytes(model.read_bytes() + b"damage")
+    digest = pack(selection, packed, checkpoint)  # a packed model is replaced, but not by itself
+    assert hashlib.sha256(model.read_bytes()).hexdigest() == digest
     (tmp_path / "other.bin").write_bytes(b"weights")
     assert "is the folder of a checkpoint, other.bin" in refused(*words, "-o", tmp_path)
     assert "empty" in refused(*words, "-o", "")

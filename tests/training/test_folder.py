@@ -80,7 +80,7 @@ def test_a_folder_of_somebody_else_is_refused_and_kept(name, settings, tiny_data
     settings.output.mkdir()
     (settings.output / name).write_text("somebody's")
     for train, told in ((train_lm, settings), (train_classifier, ClassifierSettings(settings.output, tiny_data))):
-        with pytest.raises(TrainingError, match=rf"holds {name}, but no training.pt"):
+        with pytest.raises(TrainingError, match=rf"(a checkpoint|another model), {name}\."):
             train(told)
     assert contents(settings.output) == {name: b"somebody's"}
 

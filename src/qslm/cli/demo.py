@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from qslm.cli.options import Data, Json, Threads, check_run_folder, folder_path, use_threads
+from qslm.cli.options import Data, Json, Threads, use_threads
 from qslm.cli.progress import Listener
 from qslm.cli.study import finish, leave_report
+from qslm.folders import check_ahead, named
 
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The run folder.", parser=folder_path, metavar="DIRECTORY")
+        Path, typer.Option("--output", "-o", help="The run folder.", parser=named, metavar="DIRECTORY")
     ] = Path("runs/demo"),
     data: Data = None,
     threads: Threads = None,
@@ -25,7 +26,7 @@ def demo(
 
     Example: [bold]qslm demo -o runs/demo[/bold]
     """
-    check_run_folder(output)
+    check_ahead(output, "study")
     use_threads(threads)
     from qslm.study import demo as run_demo
 

@@ -1,13 +1,13 @@
 """The options that several verbs share, each defined once."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qslm.errors import QslmError
+from qslm.folders import named
 
 Checkpoint = Annotated[
     str,
@@ -18,16 +18,9 @@ Checkpoint = Annotated[
 ]
 
 
-def folder_path(text: str | Path) -> Path:
-    """The path of a folder that is written to. Raises QslmError on an empty one, which would be this folder."""
-    if not str(text):
-        raise QslmError("The name of the output folder is empty (--output).", "Name a folder, such as runs/own.")
-    return Path(text)
-
-
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", help="The run folder.", show_default=False, parser=folder_path, metavar="DIRECTORY"),
+    typer.Option("--output", "-o", help="The run folder.", show_default=False, parser=named, metavar="DIRECTORY"),
 ]
 Run = Annotated[Path, typer.Argument(help="The run folder of a study.", show_default=False)]
 TaskName = Annotated[
@@ -125,32 +118,6 @@ Mu = Annotated[
     float | None,
     typer.Option("--mu", help="Of the score: points of the metric per unit of memory ratio.", show_default=False),
 ]
-
-
-def check_folder(path: Path) -> None:
-    """Refuse a folder that cannot be made or written, before any work is done for it. Raises QslmError.
-
-    A file is tried in it, or in the part of the path that is there: permissions alone do not tell of /proc.
-    """
-    there = path
-    try:
-        while not there.exists():
-            there = there.parent
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise QslmError(
-            f"The folder {path} cannot be written: {error.strerror or error} ({there}).",
-            "Choose a folder that can be written.",
-        ) from error
-
-
-def check_run_folder(path: Path) -> None:
-    """Do as `check_folder`, and refuse a run folder that holds a model. Raises QslmError."""
-    check_folder(path)
-    from qslm.study.folder import run_folder
-
-    run_folder(path)
 
 
 THREADS_PER_CORE = 4  # that may be asked for; a mistyped 100000 would bring the machine down

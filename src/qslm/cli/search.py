@@ -25,8 +25,6 @@ from qslm.cli.options import (
     TaskName,
     Threads,
     Tokenizer,
-    check_folder,
-    check_run_folder,
     use_threads,
 )
 from qslm.cli.progress import Listener
@@ -41,6 +39,7 @@ from qslm.cli.storage import (
     vector_format,
 )
 from qslm.cli.study import conduct, finish
+from qslm.folders import check_ahead
 
 if TYPE_CHECKING:
     from qslm.search.options import Order as BlockOrder
@@ -120,7 +119,7 @@ def search(
     [bold]qslm search spikegpt-mini --task wikitext2 --max-rise 1.0 --strategy tiered --whole -o runs/paper[/bold]
     """
     check_texts(task, max_memory, max_drop, max_rise)
-    check_folder(output)
+    check_ahead(output, "study")
     use_threads(threads)
     from qslm.anatomy import find_anatomy
     from qslm.loading import load_skeleton
@@ -142,7 +141,6 @@ def search(
     anatomy = find_anatomy(load_skeleton(checkpoint))
     budget = make_budget(anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)
     options.check_possible(anatomy, budget)
-    check_run_folder(output)
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from qslm.cli.budget import print_selection
-from qslm.cli.options import Json, MaxDrop, MaxMemory, MaxRise, Mu, Prefer, Run, folder_path
+from qslm.cli.options import Json, MaxDrop, MaxMemory, MaxRise, Mu, Prefer, Run
 from qslm.cli.output import print_json
+from qslm.folders import check_ahead, named
 
 if TYPE_CHECKING:
     from qslm.budget import Decision as Rule
@@ -33,7 +34,7 @@ def select(
             "-o",
             help="Pack the answer into this folder.",
             show_default=False,
-            parser=folder_path,
+            parser=named,
             metavar="DIRECTORY",
         ),
     ] = None,
@@ -50,6 +51,8 @@ def select(
 
     Example: [bold]qslm select runs/demo --max-memory 3MB --max-rise 5%[/bold]
     """
+    if output is not None:
+        check_ahead(output, "packing")
     from qslm.study import pack
     from qslm.study import select as select_again
 

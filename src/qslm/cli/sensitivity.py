@@ -16,13 +16,13 @@ from qslm.cli.options import (
     TaskName,
     Threads,
     Tokenizer,
-    check_run_folder,
     use_threads,
 )
 from qslm.cli.output import print_json, print_table
 from qslm.cli.progress import Listener
 from qslm.cli.storage import DEFAULT_PRECISIONS, Group, Signs, Symmetric, parse_precisions, template
 from qslm.errors import TaskError
+from qslm.folders import check_ahead
 
 if TYPE_CHECKING:
     from qslm.study import Sensitivity
@@ -74,9 +74,9 @@ def sensitivity(
 
     [bold]qslm sensitivity my.pth --task labelled --file reviews.tsv --widths 8,4,2 -o runs/own --json[/bold]
     """
+    check_ahead(output, "study")
     chosen = parse_precisions(widths, "--widths")
     limit = parse_windows(task, windows)
-    check_run_folder(output)
     use_threads(threads)
     from qslm.report import write_sensitivity
     from qslm.search import Options

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from qslm.cli.opening import open_checkpoint
-from qslm.cli.options import Data, Threads, Tokenizer, check_folder, use_threads
+from qslm.cli.options import Data, Threads, Tokenizer, use_threads
 from qslm.cli.progress import Listener
+from qslm.folders import check_ahead, named
 from qslm.training import ClassifierSettings, LanguageModelSettings
 from qslm.training.settings import LARGEST_DROPOUT
 
@@ -16,7 +17,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the checkpoint.", show_default=False)]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", help="Folder of the checkpoint.", show_default=False, parser=named, metavar="DIRECTORY"
+    ),
+]
 Rate = Annotated[float, typer.Option("--rate", min=0.0, help="Peak learning rate.")]
 Dropout = Annotated[float, typer.Option("--dropout", min=0.0, max=LARGEST_DROPOUT, help="Share of values dropped.")]
 WarmUp = Annotated[int, typer.Option("--warmup-steps", min=0, help="Steps in which the learning rate grows.")]
@@ -55,7 +61,7 @@ def lm(
 
     Example: [bold]qslm train lm -o my-model --width 128 --layers 4 --tokens 2000000[/bold]
     """
-    check_folder(output)
+    check_ahead(output, "training")
     use_threads(threads)
     from qslm.training import train_lm
 
@@ -102,7 +108,7 @@ def classifier(
 
     Example: [bold]qslm train classifier --init spikegpt-mini -o my-classifier[/bold]
     """
-    check_folder(output)
+    check_ahead(output, "training")
     use_threads(threads)
     from qslm.training import train_classifier
 

@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from qslm.errors import CheckpointError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 BLOCK_KEY = re.compile(r"blocks\.(\d+)\.")
 VALUES_CHECKED_AT_ONCE = 1 << 22
 

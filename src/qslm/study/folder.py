@@ -7,16 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qslm import artifact
+from qslm import folders
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import ArtifactError, StudyError
 from qslm.finite import finite
 from qslm.formats import canonical_json
 from qslm.formats.reading import file_digest
 from qslm.formats.staging import write_bytes
-from qslm.models.checkpoint import SUFFIXES
 
-STUDY, LEDGER, SELECTION, ARTIFACT = "study.json", "ledger.sqlite", "selection.json", "artifact"
+STUDY, LEDGER, ARTIFACT, SELECTION = folders.STUDY, folders.LEDGER, folders.ARTIFACT, "selection.json"
 VERSION = 1  # of study.json
 AGAIN = "Run the search again in this folder."
 
@@ -30,42 +29,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         raise StudyError(error.problem, error.remedy) from error
 
 
-def run_folder(output: Path | str) -> Path:
-    """The folder of a study: none that holds a model, where its files would mix with the study's. Raises StudyError."""
-    run = Path(output)
-    if not str(output):
-        raise StudyError("The name of the run folder is empty.", "Name another folder, such as runs/own.")
-    if not (run / LEDGER).exists():
-        _refuse_weights(run, artifacts=False)
-    return run
-
-
-def packing_folder(output: Path | str, source: str | None) -> Path:
-    """A folder to pack a model into: no run folder, nor that of a checkpoint or of `source`. Raises StudyError."""
-    place = Path(output)
-    if not str(output):
-        raise StudyError("The name of the folder is empty.", "Name another folder.")
-    if (place / STUDY).exists() or (place / LEDGER).exists():
-        raise StudyError(f"{place} is the run folder of a study.", "Name another folder.")
-    there = None if source is None or not Path(source).exists() else Path(source).resolve()
-    if there is not None and place.resolve() == (there if there.is_dir() else there.parent):
-        raise StudyError(f"{place} is the folder of the checkpoint that is packed.", "Name another folder.")
-    _refuse_weights(place, artifacts=True)
-    return place
-
-
-def _refuse_weights(place: Path, artifacts: bool) -> None:
-    if artifact.is_packed(place):
-        if not artifacts:
-            raise StudyError(f"{place} is the folder of a packed model.", "Name another folder, such as runs/own.")
-        return
-    found = sorted(file.name for file in place.iterdir() if file.suffix in SUFFIXES) if place.is_dir() else []
-    if found:
-        raise StudyError(
-            f"{place} is the folder of a checkpoint, {found[0]}.", "Name another folder, such as runs/own."
-        )
-
-
 def remove_selection(run: Path) -> None:
     """Remove what an earlier search selected, where its budget no longer holds. Raises StudyError."""
     _remove(run / SELECTION)
@@ -77,9 +40,9 @@ def remove_artifact(run: Path) -> None:
     Another model, which qslm never writes there, is left alone. Raises StudyError.
     """
     packed = run / ARTIFACT
-    if not artifact.is_artifact(packed):
+    if not folders.is_artifact(packed):
         return
-    for name in (artifact.MODEL, artifact.TOKENIZER, artifact.CONFIG):
+    for name in (folders.MODEL, folders.TOKENIZER, folders.CONFIG):
         _remove(packed / name)
     with suppress(OSError):  # somebody's own file in it
         packed.rmdir()
@@ -92,7 +55,7 @@ def packed_digest(run: Path, selection: Mapping[str, Any], key: str) -> str | No
     """
     if selection["selected"]["key"] != key:
         return None
-    recorded, model = str(selection["artifact"]["sha256"]), run / ARTIFACT / artifact.MODEL
+    recorded, model = str(selection["artifact"]["sha256"]), run / ARTIFACT / folders.MODEL
     try:
         found = file_digest(model)
     except ArtifactError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from qslm import folders
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, find_anatomy
 from qslm.budget import Budget
@@ -63,7 +64,7 @@ def search(
     Raises LedgerError when the folder holds another study or cannot be written, and what the task raises.
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
-    run = folder.run_folder(output)
+    run = folders.check(output, "study", StudyError)
     task, anatomy = as_task(task), find_anatomy(model)
     if workers < 1:
         raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")

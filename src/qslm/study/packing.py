@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qslm import artifact
+from qslm import artifact, folders
 from qslm.allocation import Allocation
 from qslm.errors import StudyError
 from qslm.loading import load_checkpoint
@@ -22,14 +22,15 @@ def pack(
     """Pack what `select` answered into a folder of its own; the sha256 of the model file.
 
     `checkpoint` is that of the study, or what names it: by default what the study opened. Raises StudyError when it
-    is another one, CheckpointError when it is no longer there, ArtifactError when `output` holds another model.
+    is another one or `output` holds anything but a packed model, CheckpointError when it is no longer there.
     """
     packed = selection.run / folder.ARTIFACT
     if Path(output).resolve() == packed.resolve():
         raise StudyError(f"{output} is of the search itself, as selection.json says.", "Choose another folder.")
-    place = folder.packing_folder(output, _path_of(checkpoint))
+    place = folders.check(output, "packing", StudyError)
+    _refuse_source(place, _path_of(checkpoint))
     study = folder.read_json(selection.run / folder.STUDY)["checkpoint"]
-    folder.packing_folder(place, study.get("source"))
+    _refuse_source(place, study.get("source"))
     subject = Subject.of(_opened(study, checkpoint) if isinstance(checkpoint, str | Path | None) else checkpoint)
     if subject.digest != study["digest"]:
         problem = f"{subject.name} is not the checkpoint of the study: {subject.digest}, not {study['digest']}."
@@ -38,6 +39,13 @@ def pack(
     if tokenizer.is_file():
         subject = replace(subject, tokenizer_json=tokenizer.read_text(encoding="utf-8"))
     return write_packed(place, subject, selection.allocation)
+
+
+def _refuse_source(place: Path, source: str | None) -> None:
+    """Refuse to pack a model over what it is packed from. Raises StudyError."""
+    there = None if source is None or not Path(source).exists() else Path(source).resolve()
+    if there is not None and place.resolve() == (there if there.is_dir() else there.parent):
+        raise StudyError(f"{place} is the folder of the checkpoint that is packed.", "Name another folder.")
 
 
 def _path_of(checkpoint: object) -> str | None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from qslm import folders
 from qslm.errors import TrainingError
 from qslm.formats.container import stage_tensors
 from qslm.formats.staging import Staged, commit, discard, stage, stage_bytes
@@ -53,9 +54,9 @@ def write_checkpoint(
         "history": {name: getattr(history, name) for name in ("training", "validation", "seconds")},
     }
     texts = {
-        "tokenizer.json": tokenizer.to_str(),
-        "config.json": json.dumps(model.config.to_dict(), indent=2) + "\n",
-        "training.json": json.dumps(full, indent=1) + "\n",
+        folders.TOKENIZER: tokenizer.to_str(),
+        folders.CONFIG: json.dumps(model.config.to_dict(), indent=2) + "\n",
+        folders.RECORD: json.dumps(full, indent=1) + "\n",
     }
     staged: list[Staged] = []
     with saving(folder):
@@ -73,8 +74,8 @@ def _stage_all(
 ) -> Iterator[Staged]:
     for name, text in texts.items():
         yield stage_bytes(folder / name, text.encode())
-    yield stage(folder / "loss.png", lambda file: draw_loss(history, file))
-    yield stage_tensors(folder / "model.safetensors", state, "")[0]
+    yield stage(folder / folders.CURVE, lambda file: draw_loss(history, file))
+    yield stage_tensors(folder / folders.MODEL, state, "")[0]
 
 
 def draw_loss(history: History, file: IO[bytes]) -> None:

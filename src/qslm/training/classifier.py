@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from qslm import folders
 from qslm.data.files import LabelledText
 from qslm.data.sst2 import LabelledCorpus, load_sst2
 from qslm.data.tokenizer import encode, padding_id, train_tokenizer
@@ -18,7 +19,7 @@ from qslm.errors import TrainingError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
-from qslm.training.folder import STATE, held, refuse_foreign
+from qslm.training.folder import held
 from qslm.training.initialize import new_spikegpt, training_device
 from qslm.training.loop import OptimizerSettings, device_of, generator_of, train
 from qslm.training.settings import ClassifierSettings, chosen, command
@@ -65,7 +66,7 @@ def train_classifier(
     A killed training goes on where it was saved. Raises TrainingError, also when the folder holds or makes something
     else, or DataError.
     """
-    refuse_foreign(settings.output)
+    folders.check(settings.output, "training", TrainingError)
     corpus = load_sst2(settings.data, progress)
     with held(settings.output):
         tokenizer = tokenizer or train_tokenizer(corpus.calibrate.sentences, NEW_VOCABULARY)
@@ -95,7 +96,7 @@ def _train(
         _Loss(model, training, settings),
         lambda: accuracy(model, search, settings.batch),
         validate_every=steps_per_epoch,
-        state_file=settings.output / STATE,
+        state_file=settings.output / folders.STATE,
         identity=chosen(settings) | {"text": text, "sentences": len(training.ids), "start": start},
         progress=progress,
     )

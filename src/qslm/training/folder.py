@@ -5,29 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qslm import folders
 from qslm.errors import QslmError, TrainingError
 from qslm.locking import lock_folder
-from qslm.models.checkpoint import SUFFIXES
-
-STATE = "training.pt"
-CHECKPOINT = ("tokenizer.json", "config.json", "training.json", "loss.png", "model.safetensors")
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Raise TrainingError when `folder` holds a checkpoint, or a part of one, that no training left there."""
-    if (folder / STATE).exists() or not folder.is_dir():
-        return
-    found = sorted(file.name for file in folder.iterdir() if file.name in CHECKPOINT or file.suffix in SUFFIXES)
-    if found:
-        raise TrainingError(
-            f"The folder {folder} holds {', '.join(found)}, but no {STATE} of a training.",
-            "Name another output folder, or move these files away.",
-        )
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep other processes out of it. Raises TrainingError when one is in it."""
+    """Make `folder` and keep other processes out of it. Raises TrainingError when one, or something else, is in it."""
     problem, remedy = f"Another training is running in {folder}.", "Wait for its end, or name another output folder."
     try:
         lock = lock_folder(folder, TrainingError(problem, remedy))
@@ -36,7 +21,7 @@ def held(folder: Path) -> Iterator[None]:
             f"The folder {folder} cannot be used: {error.strerror or error}.", "Name another output folder."
         ) from error
     try:
-        refuse_foreign(folder)
+        folders.check(folder, "training", TrainingError)
         yield
     finally:
         os.close(lock)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qslm import folders
 from qslm.data.tokenizer import encode, train_tokenizer
 from qslm.data.wikitext2 import TextCorpus, load_wikitext2
 from qslm.errors import TrainingError
 from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
-from qslm.training.folder import STATE, held, refuse_foreign
+from qslm.training.folder import held
 from qslm.training.initialize import new_spikegpt, training_device
 from qslm.training.loop import OptimizerSettings, device_of, generator_of, train
 from qslm.training.loss import next_token_loss
@@ -29,7 +30,7 @@ def train_lm(settings: LanguageModelSettings, progress: Progress = SILENT) -> Pa
     The tokenizer is trained anew each time, which gives the same one. A killed training goes on where it was saved
     when it is started again. Raises TrainingError, also when the folder holds or makes something else, or DataError.
     """
-    refuse_foreign(settings.output)
+    folders.check(settings.output, "training", TrainingError)
     corpus = load_wikitext2(settings.data, progress)
     with held(settings.output):
         return _train(settings, corpus, progress)
@@ -53,7 +54,7 @@ def _train(settings: LanguageModelSettings, corpus: TextCorpus, progress: Progre
         lambda step: _training_loss(model, ids, settings, step),
         lambda: _validation_loss(model, *windows),
         validate_every=250,
-        state_file=settings.output / STATE,
+        state_file=settings.output / folders.STATE,
         identity=chosen(settings) | {"text": corpus.source.name, "training_tokens": len(ids)},
         progress=progress,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qslm import folders
 from qslm.allocation import Allocation
 from qslm.anatomy import find_anatomy
 from qslm.errors import AllocationError, StudyError
@@ -51,7 +52,7 @@ def sensitivity(
     when the network fails a check, LedgerError when the folder holds another study, and what the task raises.
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
-    run = folder.run_folder(output)
+    run = folders.check(output, "study", StudyError)
     task, anatomy = as_task(task), find_anatomy(model)
     base = options.uniform(anatomy, FLOAT32)
     variants = _variants(base, find_parts(anatomy, level, options), options)
