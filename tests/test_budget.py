@@ -169,6 +169,7 @@ def test_drops_beyond_everything_and_both_limits_are_refused():
     "options",
     [
         {"max_bytes": -1},
+        {"max_bytes": "4MB"},
         {"max_loss": -0.1},
         {"max_loss": math.nan},
         {"max_loss": math.inf},

@@ -95,12 +95,12 @@ def test_where_nothing_is_shipped_none_is_named(tmp_path, hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "source", ["", "nothing", "no/such/folder", "none.pth", "a/none.safetensors", "\0", "x" * 5000]
+    "source", ["", " ", "nothing", "no/such/folder", "none.pth", "a/none.safetensors", "\0", "x" * 5000]
 )
 def test_what_names_nothing_is_refused(source, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError):
-        locate(source) if source else load_model(source)
+        locate(source)
 
 
 @pytest.fixture
@@ -141,14 +141,32 @@ def test_missing_hub_client_is_the_projects_error(monkeypatch):
         load_model("someone/model")
 
 
-def test_given_tokenizer_wins(folder, small_tokenizer, tmp_path):
+def test_another_tokenizer_than_the_checkpoints_own_is_refused(folder, packed, small_tokenizer, tmp_path):
     other = json.loads(small_tokenizer.to_str())
     other["added_tokens"].append({**other["added_tokens"][0], "id": 999, "content": "<|other|>"})
     (tmp_path / "other.json").write_text(json.dumps(other))
-    checkpoint = load_checkpoint(folder, tokenizer=tmp_path / "other.json")
-    assert checkpoint.tokenizer.token_to_id("<|other|>") is not None
-    with pytest.raises(DataError, match="no tokenizer at"):
-        load_checkpoint(folder, tokenizer=tmp_path / "none.json")
+    (tmp_path / "same.json").write_text(json.dumps(json.loads(small_tokenizer.to_str()), indent=1))
+    for place in (folder, packed[0]):
+        assert (
+            load_checkpoint(place, tokenizer=tmp_path / "same.json").tokenizer.get_vocab()
+            == small_tokenizer.get_vocab()
+        )
+        with pytest.raises(DataError, match=r"(?s)carries its own tokenizer, of 289 .* another, of 290 "):
+            load_checkpoint(place, tokenizer=tmp_path / "other.json")
+        with pytest.raises(DataError, match="no tokenizer at"):
+            load_checkpoint(place, tokenizer=tmp_path / "none.json")
+    (folder / "tokenizer.json").unlink()
+    found = load_checkpoint(folder, tokenizer=str(tmp_path / "other.json")).tokenizer
+    assert found.token_to_id("<|other|>") is not None
+
+
+def test_a_tokenizer_of_far_fewer_tokens_is_asked_about(small_tokenizer, tmp_path, listener):
+    (tmp_path / "tokenizer.json").write_text(small_tokenizer.to_str())
+    for words, asked in ((578, False), (579, True)):
+        torch.save(random_spikegpt(words, 12, 2, 20).state_dict(), tmp_path / "m.pth")
+        load_checkpoint(tmp_path / "m.pth", binary_embedding=True, progress=listener)
+        assert len(listener.messages) == asked
+    assert "has 289 tokens and the model's vocabulary 579: is it the one" in listener.messages[0]
 
 
 def test_checkpoint_without_tokenizer_has_none(network, tmp_path):
@@ -245,7 +263,7 @@ def test_calibration_text_comes_from_the_folder_that_is_named(folder, listener, 
     (data / "wikitext-2").mkdir(parents=True)
     for split in ("train", "valid", "test"):
         (data / "wikitext-2" / f"wiki.{split}.tokens").write_text("the film is good , the end is bad .\n" * 9)
-    load_model(folder, data=data, progress=listener)
+    load_model(folder, data=str(data), progress=listener)
     assert str(data / "wikitext-2") in listener.messages[0] and "nats per token" in listener.messages[1]
 
 

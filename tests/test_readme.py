@@ -13,7 +13,8 @@ from qslm.data.tokenizer import train_tokenizer
 from qslm.models.spikegpt import SpikeGPTConfig
 from qslm.training.initialize import new_spikegpt
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXT = "the river ran under an old stone bridge and the mill turned slowly in the evening light"
 WORDS = TEXT.split()
 
@@ -61,6 +62,17 @@ def test_the_python_example_runs(workplace, capsys):
 def test_every_verb_is_named():
     for verb in VERBS:
         assert f"qslm {verb}" in README, verb
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+)
+def test_every_file_that_a_page_names_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    linked = [(ROOT / page).parent / path for path in re.findall(r"\]\(([^)#:]+)\)", text)]
+    named = [ROOT / path for path in re.findall(r"\b(?:benchmarks|docs|src)/[\w/.-]*\w\.\w+", text)]
+    assert linked or named
+    assert [str(path) for path in (*linked, *named) if not path.exists()] == []
 
 
 def test_no_place_is_left_open():

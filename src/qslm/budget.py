@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from qslm.errors import BudgetError
@@ -73,8 +74,8 @@ class Budget:
         object.__setattr__(self, "prefer", self.prefer or ("smallest" if self.mu is None else "score"))
         object.__setattr__(self, "mu", 0.0 if self.mu is None else self.mu)
         for name, value in (("max_bytes", self.max_bytes), ("max_loss", self.max_loss), ("mu", self.mu)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise BudgetError(f"{name} = {value} makes no budget.", "Give a number that is not negative.")
+            if value is not None and not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
+                raise BudgetError(f"{name} = {value!r} makes no budget.", "Give a number that is not negative.")
         for name, choices in (("kind", Kind), ("decision", Decision), ("prefer", Preference)):
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from qslm import artifact, folders
-from qslm.data.tokenizer import encode, load_tokenizer, parse_tokenizer
+from qslm.data.tokenizer import describe_tokenizer, encode, load_tokenizer, parse_tokenizer
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.errors import CheckpointError, DataError
 from qslm.folders import SUFFIXES
@@ -67,7 +67,7 @@ def load_checkpoint(
     *,
     tokenizer: str | Path | None = None,
     binary_embedding: str | bool = "auto",
-    data: Path | None = None,
+    data: Path | str | None = None,
     progress: Progress = SILENT,
 ) -> Checkpoint:
     """Open a checkpoint file or folder, a packed artifact, the name of a shipped checkpoint, or a Hub id.
@@ -89,11 +89,16 @@ def load_checkpoint(
         return replace(_open_artifact(folder, given, choice), source=str(source))
     weights = _weight_file(path)
     config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
-    found = given or (load_tokenizer(beside) if beside.is_file() else None)
+    found = _tokenizer(given, load_tokenizer(beside) if beside.is_file() else None, weights)
     state = read_state(weights)
     if choice != "auto":
         config = {**config, "binary_embedding": choice == "true"}
     model = load_spikegpt(state, config, origin=str(weights))
+    if found is not None and 2 * found.get_vocab_size() < model.config.vocabulary_size:
+        progress.message(
+            f"The tokenizer has {found.get_vocab_size():,} tokens and the model's vocabulary "
+            f"{model.config.vocabulary_size:,}: is it the one that the model was trained with?"
+        )
     if "binary_embedding" not in config and found is not None and model.config.classes is None:
         model = _likelier_embedding(model, state, config, found, str(weights), data, progress)
     meaning = json.dumps({"binary_embedding": model.config.binary_embedding})
@@ -123,6 +128,8 @@ def locate(source: str | Path) -> Path:
     Raises CheckpointError when there is none, naming the shipped checkpoints.
     """
     path = Path(source)
+    if not str(source).strip():
+        raise CheckpointError("The name of the checkpoint is empty.", f"Give a path{_or_shipped('a Hub id')}.")
     with suppress(OSError):  # of a name that is too long for the file system
         if path.exists():
             return path
@@ -211,10 +218,21 @@ def _open_artifact(folder: Path, tokenizer: Tokenizer | None, binary_embedding: 
             f"{folder} was packed and measured with binary_embedding {packed_as}; {binary_embedding} is another.",
             "Leave --binary-embedding out, or pack the checkpoint anew with it.",
         )
-    if tokenizer is None and packed.tokenizer_json is not None:
-        tokenizer = parse_tokenizer(packed.tokenizer_json, str(folder / "tokenizer.json"))
+    text, origin = packed.tokenizer_json, folder / artifact.TOKENIZER
+    tokenizer = _tokenizer(tokenizer, None if text is None else parse_tokenizer(text, str(origin)), folder)
     model = model.to(_device())
     return Checkpoint(folder.name, model, tokenizer, packed.sha256, packed.file_bytes, packed.allocation_json)
+
+
+def _tokenizer(given: Tokenizer | None, own: Tokenizer | None, origin: Path) -> Tokenizer | None:
+    """The tokenizer that is given, or that lies beside the weights. Raises DataError where they are not the same."""
+    if given is not None and own is not None and given.get_vocab() != own.get_vocab():
+        raise DataError(
+            f"{origin} carries its own tokenizer, of {describe_tokenizer(own)}; the given one is another, of "
+            f"{describe_tokenizer(given)}.",
+            "Leave the tokenizer out (--tokenizer is for checkpoints that carry none).",
+        )
+    return given or own
 
 
 def _spikegpt(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -234,7 +252,7 @@ def _likelier_embedding(
     config: dict[str, Any],
     tokenizer: Tokenizer,
     origin: str,
-    data: Path | None,
+    data: Path | str | None,
     progress: Progress,
 ) -> SpikeGPT:
     """Return the network with a binarized or a real embedding, whichever predicts calibration text better."""

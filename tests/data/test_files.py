@@ -63,7 +63,7 @@ def test_only_the_last_tab_parts_and_only_line_feeds_end_a_line(tmp_path):
         ("", "holds no sentences"),
         ("sentence\tlabel\n", "holds no sentences"),
         ("\n\n", "holds no sentences"),
-        ("good\t1\n\ngood\t0\n", r"own\.tsv, line 2: no tab in ''"),
+        ("good\t1\n\ngood\t0\n", r"own\.tsv, line 2: the line is empty"),
         ("good\t1\n\t\n", "line 2: the label ''"),
         ("good\t1\n\t0\n", r"own\.tsv, line 2: the sentence before the label 0 is empty"),
         ("good\t1\n \t \t0\nbad\t0\n", "line 2: the sentence"),

@@ -133,6 +133,15 @@ def test_estimates_are_kept_under_their_key_and_checked(path):
         ledger.estimate("int4")
 
 
+def test_texts_that_are_not_utf8_are_damage(path):
+    with Ledger.open(path, IDENTITY) as ledger:
+        key = put(ledger)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE evaluations SET note = CAST(x'fffe' AS TEXT)")
+    with Ledger.read(path) as ledger, pytest.raises(LedgerError, match="damaged: a text in it is not UTF-8"):
+        ledger.get(key, "search")
+
+
 def test_a_partial_evaluation_makes_way_for_what_goes_on_with_it(path):
     with Ledger.open(path, IDENTITY) as ledger:
         key = put_partial(ledger, [2, 5, 9], seed=1)

@@ -6,7 +6,7 @@ from networks.tasks import Agreement
 
 from qslm.anatomy import find_anatomy
 from qslm.budget import Budget
-from qslm.errors import BudgetError, StudyError
+from qslm.errors import BudgetError, StudyError, TaskError
 from qslm.evaluation import Evaluator
 from qslm.study import search
 from qslm.study.checks import check_ground, check_sample
@@ -61,11 +61,12 @@ def test_a_float64_network_that_float32_can_hold_is_taken(task):
     assert checks(SpikingEncoder().double(), task)["no-op"]
 
 
-def test_a_limit_that_no_change_does_not_keep_is_refused_before_anything_is_written(tmp_path):
-    class Placed(Agreement):
-        def places(self, split):
-            return np.split(np.arange(120), 2)
+class Placed(Agreement):
+    def places(self, split):
+        return np.split(np.arange(120), 2)
 
+
+def test_a_limit_that_no_change_does_not_keep_is_refused_before_anything_is_written(tmp_path):
     model = SpikingEncoder()
     limit = 2.0  # of 120 sentences, z^2 / (n + z^2) = 2.20 points stay open, with z = 1.6449
     with pytest.raises(BudgetError, match=r"changes no answer of 120 sentences still has a bound of 2\.21 points"):
@@ -76,6 +77,27 @@ def test_a_limit_that_no_change_does_not_keep_is_refused_before_anything_is_writ
     check_sample(Placed(model), Budget(None, limit, "points", decision="point"))
     check_sample(Placed(model), Budget(None, 2.21, "points"))
     check_sample(Placed(model), Budget(None, 0.0, "points"))
+
+
+@pytest.mark.parametrize(("unit", "told"), [("window", "1 window, .*shorter --context"), ("sentence", "1 sentence, ")])
+def test_a_split_of_one_unit_is_refused_before_anything_is_done(tmp_path, unit, told):
+    model = SpikingEncoder()
+
+    class One(Placed):
+        def places(self, split):
+            return [np.arange(2 if split == "search" else 1)]
+
+    task = One(model)
+    task.unit = unit
+    with pytest.raises(StudyError, match=f"(?s)report split of .* has {told}"):
+        search(model, task, budget=Budget(None, 50.0, "points"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_losses_that_are_none_are_refused(task, monkeypatch):
+    monkeypatch.setattr(task, "losses", lambda model, batch: [0.5, 0.5])
+    with pytest.raises(TaskError, match=r"(?s)returned a list.*Return qslm\.Losses"):
+        checks(SpikingEncoder(), task)
 
 
 def test_an_empty_split_is_refused(task):

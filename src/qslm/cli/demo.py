@@ -21,8 +21,7 @@ def demo(
 ) -> None:
     """Fit the language model that ships into a budget, and show what it writes before and after.
 
-    A knapsack search of eleven evaluations at most: it takes at most five minutes on two cores. A demo that was stopped
-    goes on.
+    It takes one to four minutes on two cores, and asks for no data. A demo that was stopped goes on.
 
     Example: [bold]qslm demo -o runs/demo[/bold]
     """

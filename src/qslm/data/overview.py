@@ -23,7 +23,7 @@ class Finding:
     sizes: tuple[int, ...]  # in the order of SPLITS, empty where nothing was found
 
 
-def describe_data(folder: Path | None = None, progress: Progress = SILENT) -> list[Finding]:
+def describe_data(folder: Path | str | None = None, progress: Progress = SILENT) -> list[Finding]:
     """Find the data of the tasks `wikitext2` and `sst2`.
 
     Sources in this order: `folder` or QSLM_DATA, the Hugging Face Hub, and for language modelling a text from the

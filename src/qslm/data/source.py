@@ -31,15 +31,16 @@ class Source:
         return f"{self.name} from {self.origin}" + (f" ({self.note})" if self.note else "")
 
 
-def data_files(folder: Path | None, names: Sequence[str], progress: Progress = SILENT) -> list[Path] | None:
+def data_files(folder: Path | str | None, names: Sequence[str], progress: Progress = SILENT) -> list[Path] | None:
     """Paths of the files `names` in the data folder, or None where no folder has all of them.
 
     `folder` is what the user names; without it the environment variable QSLM_DATA is asked. Raises DataError when
     a folder that the user names lacks a file; a QSLM_DATA that lacks one is told, and other sources are tried.
     """
-    named = folder or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
-    if named is None:
+    given = folder or os.environ.get(ENVIRONMENT)
+    if not given:
         return None
+    named = Path(given)
     missing = [name for name in names if not (named / name).is_file()]
     if missing and folder is not None:
         raise DataError(f"The data folder {named} has no {missing[0]}.", "Put it there, or name another folder.")

@@ -33,7 +33,7 @@ class LabelledCorpus:
     source: Source
 
 
-def load_sst2(folder: Path | None = None, progress: Progress = SILENT) -> LabelledCorpus:
+def load_sst2(folder: Path | str | None = None, progress: Progress = SILENT) -> LabelledCorpus:
     """SST-2 from a data folder (`sst2/{train,dev}.tsv`), or from the Hub.
 
     Calibrate is what remains of train after `split_search`, report is dev. The counts are told to `progress`.
@@ -111,7 +111,7 @@ def _spans(phrases: Iterable[Words], shortest: int) -> set[Words]:
     }
 
 
-def _from_folder(folder: Path | None, progress: Progress) -> tuple[LabelledText, LabelledText, Source] | None:
+def _from_folder(folder: Path | str | None, progress: Progress) -> tuple[LabelledText, LabelledText, Source] | None:
     paths = data_files(folder, ["sst2/train.tsv", "sst2/dev.tsv"], progress)
     if paths is None:
         return None

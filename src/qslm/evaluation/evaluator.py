@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, task: Any, split: str | None = None, progress: Pr
     batches = task.batches(split)
     with evaluation_mode(model):
         tracked = progress.track(batches, len(batches), f"{task.name} {split}")
-        losses = Losses.concatenate([_losses(model, task, batch) for batch in tracked])
+        losses = Losses.concatenate([measure_losses(model, task, batch) for batch in tracked])
     found = interval(task, losses)
     return Evaluation(
         *(task.metric, found.value, found.low, found.high, losses),
@@ -125,7 +125,7 @@ class Evaluator:
         """
         self.apply(allocation)
         batch = self._of(split)[index]
-        losses, work = self.chain.run(allocation, (split, index), lambda: _losses(self.model, self.task, batch))
+        losses, work = self.chain.run(allocation, (split, index), lambda: measure_losses(self.model, self.task, batch))
         self.work += work
         _native.return_freed_memory(GROWTH_BYTES)
         if split in self._places and len(losses.values) != len(self._places[split][index]):
@@ -147,7 +147,7 @@ class Evaluator:
             if told is not None:
                 self._places[split] = told
             else:
-                batches = [(_losses(self.model, self.task, batch)) for batch in self._of(split)]
+                batches = [measure_losses(self.model, self.task, batch) for batch in self._of(split)]
                 self.work += len(self.anatomy.blocks) * sum(part.tokens for part in batches)
                 self._learn(split, dict(enumerate(batches)))
         return self._places[split]
@@ -231,7 +231,7 @@ def _needs_nothing(method: Callable[..., object]) -> bool:
     return True
 
 
-def _losses(model: nn.Module, task: Task, batch: Any) -> Losses:
+def measure_losses(model: nn.Module, task: Task, batch: Any) -> Losses:
     """The losses of one batch, from the state of rest."""
     reset_state(model)
     with torch.no_grad():

@@ -288,6 +288,8 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path} already has this evaluation: {error}.", "Start the study in a new folder."
         ) from error
     except sqlite3.OperationalError as error:
+        if "decode" in str(error):
+            raise _damaged(path, "a text in it is not UTF-8") from None
         raise LedgerError(
             f"{path} cannot be used: {error}.", "Check the free space and the permissions of the folder."
         ) from error

@@ -1,19 +1,20 @@
 """Text from a language model, token by token, with the recurrent form of the network."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, encode
+from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, encode, load_tokenizer
 from qslm.errors import TaskError
 from qslm.models.spikegpt import LayerState, SpikeGPT
 
 
 def generate(
     model: SpikeGPT,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | Path | str,
     prompt: str,
     *,
     tokens: int = 64,
@@ -23,8 +24,11 @@ def generate(
 ) -> str:
     """`prompt` and up to `tokens` tokens after it; the same seed gives the same text.
 
-    `temperature` 0 takes the likeliest token. Raises TaskError on unusable settings or a classifier.
+    `tokenizer` may be the path of a `tokenizer.json`. `temperature` 0 takes the likeliest token. Raises TaskError on
+    unusable settings or a classifier, DataError on an unusable tokenizer.
     """
+    if isinstance(tokenizer, Path | str):
+        tokenizer = load_tokenizer(tokenizer)
     return prompt + tokenizer.decode(list(stream(model, tokenizer, prompt, tokens, temperature, top_p, seed)))
 
 

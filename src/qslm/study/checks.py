@@ -16,11 +16,13 @@ from qslm.budget import Budget, spell_loss
 from qslm.data.overlap import SIZE, shared_ngrams
 from qslm.digest import update_digest
 from qslm.errors import BudgetError, StudyError
-from qslm.evaluation import Evaluator, reset_state
+from qslm.evaluation import Evaluator
+from qslm.evaluation.evaluator import measure_losses
 from qslm.evaluation.prefix import tensors
 from qslm.formats import FLOAT32
 from qslm.models.parity import check_recurrent
 from qslm.models.spikegpt import SpikeGPT
+from qslm.study.judging import LEAST_UNITS
 from qslm.tasks.statistics import compare, is_proportion
 from qslm.tasks.task import Losses, Task
 
@@ -98,6 +100,22 @@ def check_kind(task: Task, budget: Budget, losses: Losses | None = None) -> None
             f"The {task.metric} does not rise as a model gets worse: it drops, by points.",
             "Limit its drop: --max-drop 2, which is 2 points of 100.",
         )
+
+
+def check_units(task: Task) -> None:
+    """Refuse a split of fewer units than an interval needs, where the places of the batches tell their number.
+
+    Raises StudyError.
+    """
+    for split in ("search", "report"):
+        places = task.places(split)
+        units = LEAST_UNITS if places is None else sum(map(len, places))
+        if units < LEAST_UNITS:
+            counted = f"{units} {task.unit}{'s' * (units != 1)}"
+            raise StudyError(
+                f"The {split} split of {task.name} has {counted}, and an interval needs {LEAST_UNITS} or more.",
+                f"Give more data{', or a shorter --context' * (task.unit == 'window')}.",
+            )
 
 
 def check_sample(task: Task, budget: Budget, losses: Losses | None = None) -> None:
@@ -178,9 +196,7 @@ def _observe(model: nn.Module, task: Task, batch: Any) -> _Seen:
 
     handle = model.register_forward_hook(look)
     try:
-        reset_state(model)
-        with torch.no_grad():
-            losses = task.losses(model, batch)
+        losses = measure_losses(model, task, batch)
     finally:
         handle.remove()
     digest.update(losses.values.tobytes())

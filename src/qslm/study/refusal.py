@@ -60,6 +60,8 @@ def _limits(judge: Judge) -> list[str]:
 def _remedy(judge: Judge, closest: Judged) -> str:
     """What lets the closest in, and what else might help."""
     size, loss = closest.evaluation.footprint_file, _decisive(judge.budget, closest)
+    if size >= judge.checkpoint_bytes and closest.verdict.quality_ok:
+        return "give lower precisions (--precisions): no file of those tried is smaller than the checkpoint's."
     if size >= judge.checkpoint_bytes or not isfinite(loss):
         return "allow more loss, or give groups (--group 64) or lower precisions (--precisions)."
     allowed = [] if closest.verdict.quality_ok else [_option(judge.budget, loss)]

@@ -108,7 +108,7 @@ def _check_model(name: str, classes: int | None) -> None:
         )
 
 
-def _texts(data: Path | None, file: Path | None, progress: Progress) -> tuple[dict[str, str], str]:
+def _texts(data: Path | str | None, file: Path | None, progress: Progress) -> tuple[dict[str, str], str]:
     """(text of each split, where it was found)."""
     if file is not None:
         text = load_text_file(file)
@@ -120,7 +120,7 @@ def _texts(data: Path | None, file: Path | None, progress: Progress) -> tuple[di
 
 
 def _labelled(
-    classes: int | None, data: Path | None, file: Path | None, progress: Progress
+    classes: int | None, data: Path | str | None, file: Path | None, progress: Progress
 ) -> tuple[dict[str, LabelledText], int, str]:
     """(sentences of each split, number of classes, where they were found)."""
     if file is not None:

@@ -22,7 +22,7 @@ class LanguageModelSettings:
     """What `qslm train lm` can be told; the defaults made `spikegpt-mini`. Raises TrainingError."""
 
     output: Path
-    data: Path | None = None
+    data: Path | str | None = None
     width: int = 256
     layers: int = 6
     vocabulary: int = 4096
@@ -49,7 +49,7 @@ class ClassifierSettings:
     """What `qslm train classifier` can be told; the defaults made `spikegpt-mini-sst2`. Raises TrainingError."""
 
     output: Path
-    data: Path | None = None
+    data: Path | str | None = None
     epochs: int = 4
     batch: int = 64
     peak_rate: float = 5e-4
@@ -84,6 +84,7 @@ def command(verb: str, settings: Settings, given: Sequence[str] = ()) -> str:
 
 
 def _check(settings: Settings) -> None:
+    object.__setattr__(settings, "output", Path(settings.output))  # which may be given as a text
     for name, value in chosen(settings).items():
         if name in _LEAST and not value >= _LEAST[name]:  # "not" finds NaN as well
             raise TrainingError(f"The setting {name} is {value}.", f"Give {_LEAST[name]} or more.")
