@@ -74,8 +74,8 @@ def load_labelled_file(path: Path | str, classes: int | None = None) -> Labelled
 def _parse_line(line: str, where: str, classes: int | None) -> tuple[str, int]:
     sentence, tab, label = line.rpartition("\t")
     if not tab:
-        problem = f"no tab in {line[:60]!r}" if line.strip() else "the line is empty"
-        raise DataError(f"{where}: {problem}.", "Each line has the form: sentence<TAB>label.")
+        problem = f"{where}: no tab in {line[:60]!r}." if line.strip() else f"{where}: the line is empty."
+        raise DataError(problem, "Each line has the form: sentence<TAB>label.")
     label = label.strip()
     known = label.isascii() and label.isdigit() and len(label) < 10
     if not known or (classes is not None and int(label) >= classes):
