@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from qslm.errors import TrainingError
+from qslm.folders import named
 
 LARGEST_DROPOUT = 0.99
 _LEAST = {
@@ -84,7 +85,7 @@ def command(verb: str, settings: Settings, given: Sequence[str] = ()) -> str:
 
 
 def _check(settings: Settings) -> None:
-    object.__setattr__(settings, "output", Path(settings.output))  # which may be given as a text
+    object.__setattr__(settings, "output", named(settings.output))  # which may be given as a text
     for name, value in chosen(settings).items():
         if name in _LEAST and not value >= _LEAST[name]:  # "not" finds NaN as well
             raise TrainingError(f"The setting {name} is {value}.", f"Give {_LEAST[name]} or more.")
