@@ -51,6 +51,16 @@ def test_search_leaves_the_whole_run_folder(run):
     assert (run / "artifact" / "model.safetensors").stat().st_size == selection["selected"]["bytes"]
 
 
+def test_the_answer_is_printed_also_where_the_report_cannot_be_written(run, call, checkpoint, text, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "report.html").unlink()
+    (copy / "report.html").mkdir()
+    words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "20%", *SURE, *FAST, "-o", copy)
+    result = call(*words)
+    assert result.exit_code == 2 and "report.html" in result.stderr
+    assert "as the paper counts" in result.stdout
+
+
 def test_the_same_command_measures_nothing_again(run, call, checkpoint, text):
     words = ("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "20%", *SURE, *FAST, "-o", run)
     before = (run / "artifact" / "model.safetensors").read_bytes()

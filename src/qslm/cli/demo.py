@@ -7,7 +7,7 @@ import typer
 
 from qslm.cli.options import Data, Json, Threads, use_threads
 from qslm.cli.progress import Listener
-from qslm.cli.study import finish, leave_report
+from qslm.cli.study import finish
 from qslm.folders import check_ahead, named
 
 
@@ -31,5 +31,4 @@ def demo(
 
     with Listener() as progress:
         shown = run_demo(output, data=data, progress=progress)
-        leave_report(output)
     finish(shown.selection, as_json, {"before": shown.before, "after": shown.after})

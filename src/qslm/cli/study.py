@@ -29,34 +29,37 @@ def conduct(
     workers: int = 1,
     ray: str | None = None,
 ) -> "Selection":
-    """Search, and write the report, also where nothing was accepted."""
+    """Search; where nothing was accepted, the report says what was tried."""
     from qslm.errors import StudyError
     from qslm.study import search as run_search
 
     try:
-        selection = run_search(
+        return run_search(
             loaded, task, budget=budget, output=output, options=options, progress=progress, workers=workers, ray=ray
         )
     except StudyError:
         _report_of_failure(output, progress)
         raise
-    leave_report(output)
-    return selection
-
-
-def leave_report(output: Path) -> None:
-    """Write the report of a finished study, and the command that made it. Raises StudyError."""
-    from qslm.report import write_command, write_report
-
-    write_command(output, shlex.join(["qslm", *sys.argv[1:]]))
-    write_report(output)
 
 
 def finish(selection: "Selection", as_json: bool, sentences: Mapping[str, str] | None = None) -> None:
-    """Print the answer, where it lies, and what the network writes before and after, by name."""
+    """Write the report, with the command that made it, and print the answer, also where the report cannot be written.
+
+    Raises what the report raises.
+    """
+    from qslm.report import write_command, write_report
+
+    try:
+        write_command(selection.run, shlex.join(["qslm", *sys.argv[1:]]))
+        write_report(selection.run)
+    finally:
+        _print(selection, as_json, sentences or {})
+
+
+def _print(selection: "Selection", as_json: bool, sentences: Mapping[str, str]) -> None:
+    """The answer, where it lies, and what the network writes before and after, by name."""
     run = selection.run
     paths = {"model": selection.artifact, "report": run / "report.html", "figures": run / "figures"}
-    sentences = sentences or {}
     if as_json:
         shown = {name: str(path) for name, path in paths.items()}
         print_json({**selection.to_dict(), "paths": shown, **sentences})
