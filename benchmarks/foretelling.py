@@ -19,7 +19,7 @@ import numpy as np
 from qslm.evaluation import Ledger, Row
 from qslm.study.folder import LEDGER, STUDY
 from qslm.study.judging import BASELINE
-from qslm.study.recorded import recorded_task
+from qslm.study.recorded import recorded_task, source_of
 from qslm.tasks.foretelling import foretell
 from qslm.tasks.statistics import Kind, compare
 from qslm.tasks.task import Losses, Task
@@ -62,7 +62,8 @@ def replay(task: Task, rows: list[Row], orders: int) -> Tally:
             continue
         for _ in range(orders):
             batches = np.array_split(generator.permutation(units), max(units // size, 2))
-            for kind in ("points",) if task.higher_is_better else ("absolute", "relative"):
+            kinds: tuple[Kind, ...] = ("points",) if task.higher_is_better else ("absolute", "relative")
+            for kind in kinds:
                 ask(task, losses, baseline, kind, batches, tally)
     return tally
 
@@ -92,8 +93,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found = {}
     for run in arguments.runs:
-        task = recorded_task(json.loads((run / STUDY).read_text())["task"])
         with Ledger.read(run / LEDGER) as ledger:
+            task = recorded_task(json.loads((run / STUDY).read_text())["task"], source_of(ledger.identity))
             found[str(run)] = replay(task, ledger.rows("search"), arguments.orders).to_dict()
     if arguments.json:
         print(json.dumps(found, indent=2))

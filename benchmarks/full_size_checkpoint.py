@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def write(path: Path, layers: int, width: int, vocabulary: int) -> None:
 def run_stage(stage: str, path: Path, options: argparse.Namespace) -> None:
     """Do one stage in this process and print what it took."""
     start = time.perf_counter()
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     if stage == "write":
         write(path, options.layers, options.width, options.vocabulary)
         found["bytes"] = path.stat().st_size
@@ -68,7 +68,7 @@ def run_stage(stage: str, path: Path, options: argparse.Namespace) -> None:
     print(json.dumps({"stage": stage, "peak_bytes": peak, "seconds": time.perf_counter() - start, **found}))
 
 
-def read(stage: str, path: Path) -> dict[str, object]:
+def read(stage: str, path: Path) -> dict[str, Any]:
     import qslm.loading
     from qslm.anatomy import find_anatomy
     from qslm.data.source import Source
@@ -85,7 +85,7 @@ def read(stage: str, path: Path) -> dict[str, object]:
         # A tokenizer beside the file and no config: the case in which the embedding is chosen on text.
         words.save(str(path.with_name("tokenizer.json")))
         corpus = TextCorpus(text, text, text, Source("made-up text", "this benchmark"))
-        qslm.loading.load_wikitext2 = lambda *_: corpus
+        setattr(qslm.loading, "load_wikitext2", lambda *_: corpus)  # noqa: B010 - it is not of its public names
         model = qslm.loading.load_checkpoint(path).model
         return {"binary_embedding": model.config.binary_embedding}
     model = qslm.loading.load_model(path)
@@ -99,7 +99,7 @@ def read(stage: str, path: Path) -> dict[str, object]:
     return {"parameters": sum(p.numel() for p in model.parameters())}
 
 
-def measure(path: Path, options: argparse.Namespace) -> list[dict[str, object]]:
+def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     sizes = [f"--{name}={getattr(options, name)}" for name in ("layers", "width", "vocabulary")]
     rows = []
     for stage in STAGES:

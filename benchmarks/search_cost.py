@@ -37,7 +37,7 @@ from qslm.study.identity import identity
 from qslm.study.judging import BASELINE
 from qslm.study.measuring import Measurements
 from qslm.study.subject import Subject
-from qslm.tasks.statistics import compare
+from qslm.tasks.statistics import Kind, compare
 from qslm.units import MB, parse_memory
 
 CHECKPOINT, CONTEXT = "spikegpt-mini", 1024
@@ -49,7 +49,7 @@ class Case:
     name: str
     memory: str  # share of the float32 tensor bytes
     limit: float
-    kind: str
+    kind: Kind
 
 
 CASES = (

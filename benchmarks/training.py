@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -56,7 +57,9 @@ class Trainee:
         self.model.dropout.rate = 0.1
         self.settings = OptimizerSettings(1000, 2e-3, 1, 0.1)
         self.optimizer = make_optimizer(self.model, self.settings)
-        self.loss, self.losses, self.seconds = loss, [], []
+        self.loss = loss
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
 
     def step(self, windows: Tensor) -> None:
         self.model.dropout.generator = torch.Generator().manual_seed(len(self.losses))
@@ -81,7 +84,7 @@ class Trainee:
         }
 
 
-def measure(options: argparse.Namespace) -> dict[str, object]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     _native.keep_freed_memory()
     config = SpikeGPTConfig(options.vocabulary, options.width, options.layers, 4 * options.width, options.context)
     fused, plain = Trainee(config, fused_loss), Trainee(config, plain_loss)

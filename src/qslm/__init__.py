@@ -14,22 +14,30 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qslm import artifact as artifact
-    from qslm.allocation import Allocation
-    from qslm.anatomy import find_anatomy
-    from qslm.artifact import verify
-    from qslm.budget import Budget
-    from qslm.data.overview import describe_data
-    from qslm.errors import QslmError
-    from qslm.evaluation import evaluate
-    from qslm.formats import Format
-    from qslm.inspection import inspect
-    from qslm.loading import load_checkpoint, load_model
-    from qslm.report import write_report
-    from qslm.runtime import generate
-    from qslm.search import Options
-    from qslm.study import demo, search, select
-    from qslm.tasks import Losses, Task, make_task
-    from qslm.training import ClassifierSettings, LanguageModelSettings, train_classifier, train_lm
+    from qslm.allocation import Allocation as Allocation
+    from qslm.anatomy import find_anatomy as find_anatomy
+    from qslm.artifact import verify as verify
+    from qslm.budget import Budget as Budget
+    from qslm.data.overview import describe_data as describe_data
+    from qslm.errors import QslmError as QslmError
+    from qslm.evaluation import evaluate as evaluate
+    from qslm.formats import Format as Format
+    from qslm.inspection import inspect as inspect
+    from qslm.loading import load_checkpoint as load_checkpoint
+    from qslm.loading import load_model as load_model
+    from qslm.report import write_report as write_report
+    from qslm.runtime import generate as generate
+    from qslm.search import Options as Options
+    from qslm.study import demo as demo
+    from qslm.study import search as search
+    from qslm.study import select as select
+    from qslm.tasks import Losses as Losses
+    from qslm.tasks import Task as Task
+    from qslm.tasks import make_task as make_task
+    from qslm.training import ClassifierSettings as ClassifierSettings
+    from qslm.training import LanguageModelSettings as LanguageModelSettings
+    from qslm.training import train_classifier as train_classifier
+    from qslm.training import train_lm as train_lm
 
 HOMES = {
     "Allocation": "allocation",

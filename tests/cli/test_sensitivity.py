@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_the_terminal_shows_the_ranking(run):
     for word in ("all attention blocks", "attention 1", "output", "int2-row", "95 % interval", "KL (nats)", "flipped"):
         assert word in shown
     assert "20 windows of the search split" in shown and "the mean over 320 rows" in shown
-    assert "--windows 20 finds these evaluations" in shown
+    assert re.search(r"finds these evaluations with --windows 20\b.*\.$", shown, re.M)
     told = (run / "stderr").read_text()
     assert "8 evaluations of about" in told and "minutes" in told
 

@@ -16,7 +16,7 @@ from qslm.anatomy import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, BudgetError, LedgerError, StudyError
 from qslm.evaluation import Evaluator, Ledger, evaluate
-from qslm.formats import FLOAT16
+from qslm.formats import FLOAT16, Format
 from qslm.search import Options, Outcome, TieredSearch
 from qslm.study import expecting, identity, search, select
 from qslm.units import format_bytes
@@ -194,6 +194,17 @@ def test_where_nothing_can_be_lowered_what_is_exact_is_the_answer(encoder, tmp_p
     )
     assert selection.difference.loss == selection.difference.high == 0.0
     assert {str(fmt) for _, fmt in selection.allocation.items()} <= {"float32", "sign"}
+
+
+@pytest.mark.parametrize("strategy", ["knapsack", "greedy"])
+def test_what_is_no_smaller_than_the_checkpoints_file_is_not_even_tried(tmp_path, strategy):
+    model = TiedNetwork()
+    eight = Allocation.uniform(find_anatomy(model), Format("integer", 8), quantizer="clip").footprint().file
+    checkpoint = SimpleNamespace(name="eight", model=model, tokenizer=None, config={}, digest="0", file_bytes=eight + 1)
+    options = Options(precisions=(16, 8), strategy=strategy)
+    budget = Budget(None, 0.5, "relative", prefer="score", mu=0.0)  # the best score is that of 16 bits everywhere
+    selection = search(checkpoint, NextToken(model), budget=budget, output=tmp_path, options=options)
+    assert selection.selected.figures.bytes == eight
 
 
 def test_what_saves_no_byte_of_the_checkpoints_file_is_no_answer(encoder, tmp_path):

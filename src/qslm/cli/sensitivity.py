@@ -13,6 +13,7 @@ from qslm.cli.options import (
     File,
     Json,
     Output,
+    ReportWindows,
     TaskName,
     Threads,
     Tokenizer,
@@ -52,6 +53,7 @@ def sensitivity(
     widths: Widths = DEFAULT_PRECISIONS,
     level: Level = "all",
     windows: SearchWindows = None,
+    report_windows: ReportWindows = None,
     file: File = None,
     data: Data = None,
     tokenizer: Tokenizer = None,
@@ -68,7 +70,7 @@ def sensitivity(
 
     On the search split: loss of the metric with its paired 95 % interval, KL divergence of the logits, and of spiking
     neurons the flipped spikes, the firing rate and the membrane drift. A later search in the same folder, on the same
-    windows, finds the evaluations. What was stopped goes on with the same command.
+    windows of both splits, finds the evaluations. What was stopped goes on with the same command.
 
     Examples: [bold]qslm sensitivity spikegpt-mini --task wikitext2 --widths 4,3,2 --level block -o runs/parts[/bold]
 
@@ -92,7 +94,7 @@ def sensitivity(
             data=data,
             file=file,
             context=context,
-            windows=None if limit is None else {"search": limit},
+            windows={split: n for split, n in (("search", limit), ("report", report_windows)) if n} or None,
             progress=progress,
         )
         found = study(loaded, made, output=output, options=options, level=cast("PartLevel", level), progress=progress)
@@ -104,8 +106,9 @@ def sensitivity(
     _print(found)
     for name, path in paths.items():
         print(f"{name:<8} {path}")
-    if limit is not None:
-        print(f"A search in this folder with --windows {limit} finds these evaluations.")
+    given = {"--windows": limit, "--context": context, "--report-windows": report_windows}
+    words = " ".join(f"{option} {value}" for option, value in given.items() if value is not None)
+    print(f"A search in this folder finds these evaluations{f' with {words}' if words else ''}.")
 
 
 def parse_windows(task: str, text: str | None) -> int | None:

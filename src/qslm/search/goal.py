@@ -21,7 +21,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Goal:
-    """A budget, the metric of the float network on the search split (accuracy as a fraction), and its direction."""
+    """What is asked: a budget, the float network's metric on the search split (accuracy as a fraction), its direction.
+
+    A study's budget has in `max_bytes` what is accepted: fewer bytes than the checkpoint's file too.
+    """
 
     budget: Budget
     baseline: float

@@ -167,7 +167,8 @@ class _Study:
 
     def _strategy(self, baseline: Evaluation, judge: Judge) -> Strategy:
         options, costs = self.question.options, None
-        goal = Goal(self.question.budget, baseline.value, self.task.higher_is_better)
+        budget = replace(self.question.budget, max_bytes=judge.most_bytes)
+        goal = Goal(budget, baseline.value, self.task.higher_is_better)
         if options.strategy == "knapsack":
             expected = estimate(self.measurements, options, self.progress)
             alone = measured_alone(self.measurements, options, judge, goal)

@@ -39,10 +39,13 @@ def nothing_accepted(judge: Judge, judged: Iterable[Judged], stopped: Stopped | 
         )
     loss, bound = (_spell(judge.budget, value) for value in (closest.comparison.loss, closest.comparison.bound))
     remedy = f"{f'raise --max-{stopped}, which ended the search, or ' if stopped else ''}{_remedy(judge, closest)}"
-    if judge.undecided(tried):
+    open_ = judge.undecided(tried)
+    if open_:
         remedy = f"search again with this budget, which decides what ended early under another one, or {remedy}"
     return StudyError(
-        f"None of {len(tried)} evaluations keeps the budget ({', '.join(_limits(judge))}); the closest is "
+        f"None of {len(tried)} evaluations {'is known to keep' if open_ else 'keeps'} the budget "
+        f"({', '.join(_limits(judge))}){f', {open_} that ended early are undecided' if open_ else ''}; the closest "
+        f"{'of the others ' if open_ else ''}is "
         f"{closest.note!r}: a loss of {loss} (95 % bound {bound}), {format_bytes(closest.evaluation.footprint_file)}.",
         f"{remedy[0].upper()}{remedy[1:]} What was measured is kept.",
     )
