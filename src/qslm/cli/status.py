@@ -30,7 +30,7 @@ def _lines(found: "Status") -> list[tuple[str, str]]:
     from qslm.units import spell_duration
 
     most = "" if found.maximum_evaluations is None else f" of at most {found.maximum_evaluations:,}"
-    left = "" if found.seconds_left is None else f"; at most {spell_duration(found.seconds_left)} left"
+    left = "" if found.seconds_left is None else f"; {spell_duration(found.seconds_left)} left if all of them come"
     return [
         ("study", f"{found.checkpoint} on {found.task}, {found.strategy}"),
         ("budget", _budget(found)),

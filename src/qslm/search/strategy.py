@@ -40,7 +40,8 @@ class Strategy(ABC):
 
     The same outcomes lead to the same proposals, so a study that stopped can be replayed from its ledger. A
     strategy is written as one generator, `steps`, that yields a Proposal and is sent its Outcome. An allocation
-    that was told is not asked again: the generator is sent what was told. `limit` is the most evaluations to ask.
+    that was told is not asked again: the generator is sent what was told. `limit` is the most evaluations to
+    ask, what is settled without measuring among them.
     """
 
     def __init__(self, limit: int | None = None) -> None:

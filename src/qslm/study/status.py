@@ -26,8 +26,8 @@ class Status:
     state: "running" while a process works in the folder, "finished" with a packed answer, "nothing accepted" where the
     search has ended without one, else "interrupted": the same command goes on. evaluations: of the last search in the
     folder, without the baseline; at most `maximum_evaluations`, None before that is known. seconds: spent on all that
-    was measured in the folder. seconds_left: at most, None before it can be told. best: what `select` answers under the
-    study's budget; where it has no answer, `why`.
+    was measured in the folder. seconds_left: if all evaluations come, each as long as the last ones; None before it
+    can be told. best: what `select` answers under the study's budget; where it has no answer, `why`.
     """
 
     run: Path
