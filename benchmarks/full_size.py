@@ -38,7 +38,7 @@ def draw_windows(checkpoint: Path, windows: Path, counts: dict[str, int]) -> dic
     import torch
     from drawn import draw
 
-    from qslm.loading import load_model
+    from qslm.loading.checkpoint import load_model
 
     drawn, rates = draw(load_model(checkpoint), {**counts, "calibrate": CALIBRATE}, CONTEXT)
     torch.save(drawn, windows)
@@ -81,9 +81,9 @@ def study(checkpoint: Path, windows: Path, output: Path) -> dict[str, Any]:
 
 def study_parts() -> dict[str, list[tuple[Any, str]]]:
     """The functions whose time and memory are told apart."""
-    from qslm import loading
     from qslm.evaluation import Evaluator, Ledger, estimates
     from qslm.evaluation.chain import BlockChain
+    from qslm.loading import checkpoint as loading
     from qslm.search import Strategy
     from qslm.study import expecting, judging, loop
 

@@ -33,7 +33,8 @@ def random_weights(layers: int, width: int, vocabulary: int) -> "dict[str, torch
     """Random weights of a SpikeGPT whose neurons fire, under the published key names."""
     import torch
 
-    from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+    from qslm.models.config import SpikeGPTConfig
+    from qslm.models.spikegpt import SpikeGPT
 
     with torch.device("meta"):
         model = SpikeGPT(SpikeGPTConfig(vocabulary, width, layers, 4 * width))
@@ -69,8 +70,8 @@ def run_stage(stage: str, path: Path, options: argparse.Namespace) -> None:
 
 
 def read(stage: str, path: Path) -> dict[str, Any]:
-    import qslm.loading
-    from qslm.anatomy import find_anatomy
+    import qslm.loading.checkpoint
+    from qslm.anatomy.find import find_anatomy
     from qslm.data.source import Source
     from qslm.data.tokenizer import train_tokenizer
     from qslm.data.wikitext2 import TextCorpus
@@ -85,10 +86,10 @@ def read(stage: str, path: Path) -> dict[str, Any]:
         # A tokenizer beside the file and no config: the case in which the embedding is chosen on text.
         words.save(str(path.with_name("tokenizer.json")))
         corpus = TextCorpus(text, text, text, Source("made-up text", "this benchmark"))
-        setattr(qslm.loading, "load_wikitext2", lambda *_: corpus)  # noqa: B010 - it is not of its public names
-        model = qslm.loading.load_checkpoint(path).model
+        setattr(qslm.loading.checkpoint, "load_wikitext2", lambda *_: corpus)  # noqa: B010 - it is not of its public names
+        model = qslm.loading.checkpoint.load_checkpoint(path).model
         return {"binary_embedding": model.config.binary_embedding}
-    model = qslm.loading.load_model(path)
+    model = qslm.loading.checkpoint.load_model(path)
     if stage == "inspect":
         anatomy = find_anatomy(model)
         return {"sites": len(anatomy.sites), "blocks": len(anatomy.blocks), "float32_bytes": anatomy.float32_bytes}

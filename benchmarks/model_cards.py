@@ -14,7 +14,8 @@ from typing import Any
 from qslm import evaluate, load_checkpoint, make_task
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.evaluation import Evaluation
-from qslm.loading import SHIPPED, Checkpoint, shipped_names
+from qslm.loading.checkpoint import Checkpoint
+from qslm.loading.locating import SHIPPED, shipped_names
 
 CARD = """# {name}
 

@@ -29,7 +29,7 @@ from qslm import Budget, Options, find_anatomy, load_checkpoint, make_task, sear
 from qslm.budget import score
 from qslm.cli.progress import Listener
 from qslm.errors import BudgetError, StudyError
-from qslm.loading import Checkpoint
+from qslm.loading.checkpoint import Checkpoint
 from qslm.report import write_report
 from qslm.study import Selection
 from qslm.study.folder import LEDGER

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from qslm import _native
 from qslm.models import spikegpt
+from qslm.models.config import SpikeGPTConfig
 from qslm.models.neurons import LIF, Neuron
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.spikegpt import SpikeGPT
 from qslm.models.wkv import wkv_loop
 from qslm.training.initialize import new_spikegpt
 from qslm.training.loop import OptimizerSettings, make_optimizer

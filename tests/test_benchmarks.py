@@ -37,6 +37,14 @@ def test_every_benchmark_tells_its_options(run, program):
     assert f"usage: {program}" in run(program, "--help")
 
 
+def test_the_parts_of_a_study_that_are_timed_are_there(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from full_size import study_parts
+    from stopwatch import Stopwatch
+
+    assert not Stopwatch(study_parts()).seconds  # a function that is not there is a KeyError
+
+
 def test_what_is_foretold_is_replayed_from_a_recorded_study(run, tmp_path):
     model = random_spikegpt(vocabulary=32, layers=2)
     task = NextToken(model)

@@ -5,7 +5,8 @@ import pytest
 from qslm.allocation import Allocation
 from qslm.formats import Format
 from qslm.inspection import WIDTHS, inspect
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
+from qslm.models.spikegpt import SpikeGPT
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from qslm.cli.main import VERBS, app
 from qslm.data.tokenizer import train_tokenizer
-from qslm.models.spikegpt import SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
 from qslm.training.initialize import new_spikegpt
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from qslm import artifact as artifact
     from qslm.allocation import Allocation as Allocation
-    from qslm.anatomy import find_anatomy as find_anatomy
+    from qslm.anatomy.find import find_anatomy as find_anatomy
     from qslm.artifact import verify as verify
     from qslm.budget import Budget as Budget
     from qslm.data.overview import describe_data as describe_data
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from qslm.evaluation import evaluate as evaluate
     from qslm.formats import Format as Format
     from qslm.inspection import inspect as inspect
-    from qslm.loading import load_checkpoint as load_checkpoint
-    from qslm.loading import load_model as load_model
+    from qslm.loading.checkpoint import load_checkpoint as load_checkpoint
+    from qslm.loading.checkpoint import load_model as load_model
     from qslm.report import write_report as write_report
     from qslm.runtime import generate as generate
     from qslm.search import Options as Options
@@ -52,11 +52,11 @@ HOMES = {
     "demo": "study",
     "describe_data": "data.overview",
     "evaluate": "evaluation",
-    "find_anatomy": "anatomy",
+    "find_anatomy": "anatomy.find",
     "generate": "runtime",
     "inspect": "inspection",
-    "load_checkpoint": "loading",
-    "load_model": "loading",
+    "load_checkpoint": "loading.checkpoint",
+    "load_model": "loading.checkpoint",
     "make_task": "tasks",
     "search": "study",
     "select": "study",

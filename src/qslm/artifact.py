@@ -20,9 +20,10 @@ from qslm import folders
 from qslm.allocation import Allocation
 from qslm.errors import AllocationError, ArtifactError
 from qslm.folders import ENTRY, LARGEST_JSON
-from qslm.formats import QuantizedTensor, canonical_json, data_bytes, stored_tensors
+from qslm.formats import canonical_json, data_bytes, stored_tensors
 from qslm.formats.container import stage_tensors
 from qslm.formats.manifest import Manifest
+from qslm.formats.quantized import QuantizedTensor
 from qslm.formats.reading import (
     file_digest,
     metadata_of,

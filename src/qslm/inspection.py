@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy, Site, find_anatomy
+from qslm.anatomy import Anatomy, Site
+from qslm.anatomy.find import find_anatomy
 from qslm.formats import FLOAT32, INTEGER_BITS, Format, data_bytes, stored_tensors
 from qslm.search import TEMPLATE
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import AllocationError
 
 

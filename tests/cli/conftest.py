@@ -4,7 +4,8 @@ from typer.testing import CliRunner
 
 from qslm.cli.main import app
 from qslm.data.tokenizer import train_tokenizer
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
+from qslm.models.spikegpt import SpikeGPT
 
 TEXT = "the river runs slowly past a small town and the people there like the water very much"
 

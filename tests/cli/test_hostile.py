@@ -54,7 +54,8 @@ def test_a_tokenizer_of_another_vocabulary(refused, checkpoint, text, tmp_path, 
     )
     content = json.loads((tmp_path / "other.json").read_text())
     assert len(content["model"]["vocab"]) > 300
-    monkeypatch.setattr("qslm.loading.load_checkpoint", None)  # refused before it, so before any calibration text
+    # It is refused before the checkpoint is loaded, so before any calibration text.
+    monkeypatch.setattr("qslm.loading.checkpoint.load_checkpoint", None)
     largest = max(content["model"]["vocab"].values())
     words = ("--task", "text", "--file", text)
     for verb, more in (

@@ -10,7 +10,7 @@ from networks.tied import TiedNetwork
 from torch import nn
 from torch.nn import functional as F
 
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.evaluation import estimates
 from qslm.evaluation.estimates import Estimate, estimate_costs
 from qslm.formats import Format

@@ -7,7 +7,7 @@ from networks.tied import TiedNetwork
 from torch import nn
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import FormatError, StudyError
 from qslm.evaluation import Evaluator, evaluate
 from qslm.evaluation import evaluator as evaluator_module

@@ -10,7 +10,7 @@ from networks.tasks import Agreement
 from networks.tied import TiedNetwork
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import StudyError, TaskError
 from qslm.evaluation import Evaluator, Ledger, evaluate
 from qslm.evaluation.parts import shuffled

@@ -13,7 +13,7 @@ from networks.troubled import Troubled
 from torch import nn
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import StudyError, TaskError
 from qslm.evaluation.evaluator import Evaluator
 from qslm.evaluation.pool import make_pool

@@ -17,7 +17,7 @@ from networks.troubled import Troubled
 from torch import nn
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import FormatError, StudyError, TaskError
 from qslm.evaluation.evaluator import Evaluator
 from qslm.evaluation.parcel import read_parcel, write_parcel
@@ -184,7 +184,7 @@ sys.path.insert(0, {tests!r})
 from networks.encoder import SpikingEncoder
 from networks.troubled import Troubled
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.evaluation.pool import make_pool
 
 if __name__ == "__main__":
@@ -209,6 +209,7 @@ def test_workers_end_with_their_parent(tmp_path, death):
         text=True,
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
     (tmp_path / "temporary").mkdir()
     pids = [int(text) for text in started.stdout.readline().split()]
@@ -217,7 +218,7 @@ def test_workers_end_with_their_parent(tmp_path, death):
         os.killpg(started.pid, death)  # as a terminal does: the workers get it too
     else:
         os.kill(started.pid, death)
-    _, told = started.communicate(timeout=20)
+    _, told = started.communicate(timeout=120)
     assert started.returncode == -death
     assert told.count("Traceback") == (death == signal.SIGINT)
     deadline = time.monotonic() + 10

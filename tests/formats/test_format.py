@@ -5,6 +5,7 @@ import torch
 
 from qslm.errors import FormatError
 from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, GROUP_SIZES, INTEGER_BITS, SIGN, Format, matrix_shape
+from qslm.formats.dtypes import code_dtype
 
 GRAINS = [("tensor", 0), ("row", 0), *(("group", size) for size in GROUP_SIZES)]
 INTEGERS = [
@@ -74,7 +75,7 @@ def test_other_fields_are_refused(fields):
 
 @pytest.mark.parametrize("format", INTEGERS, ids=str)
 def test_codes_fit_their_type_and_hold_zero(format):
-    limits = torch.iinfo(format.code_dtype)
+    limits = torch.iinfo(code_dtype(format))
     assert limits.min <= format.lowest <= 0 <= format.highest <= limits.max
     assert format.highest - format.lowest == 2**format.bits - 1
     assert format.span == (2 ** (format.bits - 1) if format.symmetric else 2**format.bits - 1)

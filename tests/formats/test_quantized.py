@@ -4,9 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qslm.errors import ArtifactError
-from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, SIGN, Format, QuantizedTensor, data_bytes, matrix_shape
+from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, SIGN, Format, data_bytes, matrix_shape
 from qslm.formats import stored_tensors as promised_tensors
 from qslm.formats.container import _describe
+from qslm.formats.dtypes import code_dtype, scale_dtype, value_dtype
+from qslm.formats.quantized import QuantizedTensor
 
 INTEGERS = [
     Format.parse(f"int{bits}{symmetric}-{grain}{scale}")
@@ -23,17 +25,17 @@ def random_tensor(format: Format, shape: tuple[int, ...], seed: int) -> Quantize
     """A tensor whose codes, zero points and scales take any valid value."""
     generator = torch.Generator().manual_seed(seed)
     if format.kind == "float":
-        values = torch.randn(shape, generator=generator).to(format.value_dtype)
+        values = torch.randn(shape, generator=generator).to(value_dtype(format))
         return QuantizedTensor(format, shape, values=values)
     rows, columns = matrix_shape(shape)
 
     def draw(low: int, high: int, size: tuple[int, int]) -> torch.Tensor:
-        return torch.randint(low, high + 1, size, generator=generator).to(format.code_dtype)
+        return torch.randint(low, high + 1, size, generator=generator).to(code_dtype(format))
 
     if format.kind == "sign":
         return QuantizedTensor(format, shape, codes=draw(0, 1, (rows, columns)))
     grid = format.scale_shape(rows, columns)
-    scales = (torch.rand(grid, generator=generator) + 0.01).to(format.scale_dtype)
+    scales = (torch.rand(grid, generator=generator) + 0.01).to(scale_dtype(format))
     zeros = draw(0, format.highest, grid) if format.has_zeros else None
     return QuantizedTensor(format, shape, draw(format.lowest, format.highest, (rows, columns)), scales, zeros)
 

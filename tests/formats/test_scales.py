@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from qslm.errors import FormatError
 from qslm.formats import Format
+from qslm.formats.dtypes import scale_dtype
 from qslm.formats.scales import scale_problem, stored_scales
 
 HALF, SINGLE = Format.parse("int8-row"), Format.parse("int8-row-s32")
@@ -19,7 +20,7 @@ def stored(value: float, format: Format) -> torch.Tensor:
 @settings(max_examples=150, deadline=None)
 def test_a_scale_is_the_smallest_stored_number_not_below(exact, format):
     scale = stored(exact, format)
-    assert scale.dtype == format.scale_dtype
+    assert scale.dtype == scale_dtype(format)
     below = np.nextafter(scale.numpy(), np.zeros_like(scale.numpy()))
     assert 0 < exact <= float(scale)
     assert float(below.item()) < exact

@@ -14,7 +14,8 @@ from networks.spikegpt import random_ids, random_spikegpt
 from safetensors.torch import save_file
 
 from qslm.errors import CheckpointError
-from qslm.models.checkpoint import infer_config, load_spikegpt, read_state
+from qslm.models.checkpoint import load_spikegpt, read_state, shapes_of
+from qslm.models.config import infer_config
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,7 @@ def test_safetensors_headers_that_lie_are_refused(content, tmp_path):
 
 
 def test_config_adds_what_tensors_do_not_tell(state):
-    config = infer_config(state, {"context_length": 77, "binary_embedding": False, "layers": 2}, "m")
+    config = infer_config(shapes_of(state), {"context_length": 77, "binary_embedding": False, "layers": 2}, "m")
     assert (config.context_length, config.binary_embedding, config.layers) == (77, False, 2)
 
 
@@ -284,10 +285,10 @@ def test_config_adds_what_tensors_do_not_tell(state):
 def test_config_that_contradicts_the_tensors_is_refused(claim, state):
     (name, value), *_ = claim.items()
     with pytest.raises(CheckpointError, match=f"config.json says {name} = {value}"):
-        infer_config(state, claim, "m")
+        infer_config(shapes_of(state), claim, "m")
 
 
 @pytest.mark.parametrize("claim", [{"context_length": 0}, {"context_length": "x"}, {"binary_embedding": 1}], ids=str)
 def test_unusable_config_values_are_refused(claim, state):
     with pytest.raises(CheckpointError, match="does not describe"):
-        infer_config(state, claim, "m")
+        infer_config(shapes_of(state), claim, "m")

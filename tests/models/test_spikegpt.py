@@ -6,9 +6,10 @@ import torch
 from networks.spikegpt import random_ids, random_spikegpt
 
 from qslm.errors import CheckpointError, TaskError
-from qslm.loading import load_model
+from qslm.loading.checkpoint import load_model
+from qslm.models.config import SpikeGPTConfig
 from qslm.models.neurons import SpikeTrace
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.spikegpt import SpikeGPT
 
 # (vocabulary, width, layers, ffn_width, batch, tokens)
 SHAPES = [

@@ -2,7 +2,8 @@
 
 import torch
 
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
+from qslm.models.spikegpt import SpikeGPT
 
 
 def random_spikegpt(

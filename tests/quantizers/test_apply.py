@@ -5,6 +5,7 @@ from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import AllocationError, FormatError
 from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, SIGN, Format
+from qslm.formats.dtypes import value_dtype
 from qslm.quantizers import QUANTIZERS, RoundedSites, round_site
 
 INT4 = Format.parse("int4-g32")
@@ -25,7 +26,7 @@ def test_float32_changes_no_bit():
 @pytest.mark.parametrize("format", [FLOAT16, BFLOAT16])
 def test_short_floats_round_and_refuse_overflow(format):
     weight = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(round_site(weight, format).dequantize(), weight.to(format.value_dtype).float())
+    assert torch.equal(round_site(weight, format).dequantize(), weight.to(value_dtype(format)).float())
     with pytest.raises(FormatError, match=r"att\.key: 2 numbers are too large") as caught:
         round_site(torch.tensor([3.4e38, 0, -3.4e38]), format, name="att.key")
     assert "float32" in caught.value.remedy

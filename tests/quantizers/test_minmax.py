@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from qslm.errors import FormatError
 from qslm.formats import INTEGER_BITS, Format
+from qslm.formats.dtypes import code_dtype
 from qslm.formats.quantized import spread
 from qslm.quantizers import round_site
 
@@ -57,7 +58,7 @@ def test_rounding_what_is_rounded_with_its_own_grid_changes_nothing(format, shap
     rounded = round_site(random_weight(shape, seed), format)
     codes, zeros = rounded.codes, rounded.zeros
     assert format.lowest <= int(codes.min()) <= int(codes.max()) <= format.highest
-    assert codes.dtype == format.code_dtype
+    assert codes.dtype == code_dtype(format)
     assert (zeros is None) == format.symmetric
     if zeros is not None:
         assert int(zeros.min()) >= 0

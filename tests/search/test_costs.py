@@ -4,7 +4,7 @@ import pytest
 from networks.tied import TiedNetwork
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import StudyError
 from qslm.formats import FLOAT32, Format
 from qslm.search.costs import Costs

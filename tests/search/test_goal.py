@@ -4,7 +4,7 @@ import pytest
 from networks.encoder import SpikingEncoder
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget, Candidate
 from qslm.formats import Format
 from qslm.search import Goal, Outcome

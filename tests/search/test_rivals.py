@@ -11,7 +11,7 @@ import pytest
 import torch
 from networks.encoder import SpikingEncoder
 
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import StudyError
 from qslm.formats import FLOAT32

@@ -3,7 +3,7 @@ from networks.encoder import SpikingEncoder
 from networks.tied import TiedNetwork
 from torch import nn
 
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import AllocationError, StudyError
 from qslm.formats import FLOAT16, FLOAT32, SIGN, Format
 from qslm.search import Options, Outcome, TieredSearch

@@ -4,7 +4,7 @@ import torch
 from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement
 
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import BudgetError, StudyError, TaskError
 from qslm.evaluation import Evaluator

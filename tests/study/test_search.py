@@ -12,7 +12,7 @@ from networks.tied import TiedNetwork
 
 from qslm import artifact
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, BudgetError, LedgerError, StudyError
 from qslm.evaluation import Evaluator, Ledger, evaluate

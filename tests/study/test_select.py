@@ -8,7 +8,7 @@ from networks.encoder import SpikingEncoder
 from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
 
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import BudgetError, LedgerError, StudyError
 from qslm.report import write_report

@@ -10,7 +10,7 @@ from networks.tied import TiedNetwork
 from torch import nn
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, LedgerError, StudyError
 from qslm.evaluation import Evaluator, Ledger

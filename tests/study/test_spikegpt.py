@@ -10,7 +10,7 @@ from qslm.budget import Budget
 from qslm.data.tokenizer import train_tokenizer
 from qslm.errors import CheckpointError, FormatError, StudyError
 from qslm.evaluation import Ledger, evaluate
-from qslm.loading import load_checkpoint, load_model
+from qslm.loading.checkpoint import load_checkpoint, load_model
 from qslm.search import Options
 from qslm.study import pack, search, select
 from qslm.tasks import make_task

@@ -9,7 +9,7 @@ from networks.spikegpt import random_spikegpt
 
 from qslm.data.files import LabelledText
 from qslm.errors import TrainingError
-from qslm.loading import load_model
+from qslm.loading.checkpoint import load_model
 from qslm.training import ClassifierSettings, train_classifier
 from qslm.training.classifier import Sentences, accuracy, batches_of_epoch, classifier_from
 

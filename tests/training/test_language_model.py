@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from qslm.errors import QslmError, TrainingError
-from qslm.loading import load_checkpoint
+from qslm.loading.checkpoint import load_checkpoint
 from qslm.training import LanguageModelSettings, train_lm
 from qslm.training.language_model import windows_of_step
 

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from qslm.errors import TrainingError
-from qslm.models.spikegpt import ResidualDropout, SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
+from qslm.models.spikegpt import ResidualDropout
 from qslm.training.card import firing_rates
 from qslm.training.initialize import initialize, new_spikegpt
 from qslm.training.loop import OptimizerSettings, make_optimizer, resume, save

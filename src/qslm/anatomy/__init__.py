@@ -1,6 +1,8 @@
-"""The hierarchy of a network: model > block (input, attention i, output) > module > site (QSLM III-A)."""
+"""The hierarchy of a network: model > block (input, attention i, output) > module > site (QSLM III-A).
 
-from qslm.anatomy.find import find_anatomy
+What this file exports loads without PyTorch; `anatomy.find` finds the hierarchy of a network.
+"""
+
 from qslm.anatomy.site import INPUT, ITSELF, OUTPUT, Anatomy, Site
 
-__all__ = ["INPUT", "ITSELF", "OUTPUT", "Anatomy", "Site", "find_anatomy"]
+__all__ = ["INPUT", "ITSELF", "OUTPUT", "Anatomy", "Site"]

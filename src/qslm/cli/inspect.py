@@ -14,7 +14,7 @@ from qslm.cli.storage import Group, Signs, Symmetric, Vectors, parse_precisions,
 if TYPE_CHECKING:
     from qslm.anatomy import Site
     from qslm.inspection import Inspection, Width
-    from qslm.loading import Checkpoint as Loaded
+    from qslm.loading.checkpoint import Checkpoint as Loaded
 
 NARROW = (32, 8, 4)  # widths of which the tree tells the bytes where the terminal is too narrow for all
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qslm.cli.progress import Listener
 
 if TYPE_CHECKING:
-    from qslm.loading import Checkpoint
+    from qslm.loading.checkpoint import Checkpoint
     from qslm.tasks import Task
 
 
@@ -20,7 +20,7 @@ def open_checkpoint(
     data: Path | None = None,
 ) -> "Checkpoint":
     """Load a checkpoint; a tokenizer with more ids than it has words is refused before. Raises QslmError."""
-    from qslm.loading import load_checkpoint
+    from qslm.loading.checkpoint import load_checkpoint
 
     if tokenizer is not None:
         _check_tokenizer(checkpoint, tokenizer)
@@ -62,7 +62,7 @@ def open_task(
 
 def _check_tokenizer(checkpoint: str, tokenizer: Path) -> None:
     from qslm.data.tokenizer import check_vocabulary, load_tokenizer
-    from qslm.loading import load_skeleton
+    from qslm.loading.outline import read_sizes
 
     largest = max(load_tokenizer(tokenizer).get_vocab().values(), default=0)
-    check_vocabulary(largest, load_skeleton(checkpoint).config.vocabulary_size)
+    check_vocabulary(largest, read_sizes(checkpoint).vocabulary_size)

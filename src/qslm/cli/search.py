@@ -120,9 +120,7 @@ def search(
     """
     check_texts(task, max_memory, max_drop, max_rise)
     check_ahead(output, "study")
-    use_threads(threads)
-    from qslm.anatomy import find_anatomy
-    from qslm.loading import load_skeleton
+    from qslm.loading.outline import read_anatomy
     from qslm.search import Options
 
     options = Options(
@@ -138,9 +136,10 @@ def search(
         max_evaluations=max_evaluations,
         max_seconds=max_seconds,
     )
-    anatomy = find_anatomy(load_skeleton(checkpoint))
+    anatomy = read_anatomy(checkpoint, binary_embedding)
     budget = make_budget(anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)
     options.check_possible(anatomy, budget)
+    use_threads(threads)
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,

@@ -12,7 +12,7 @@ from qslm.cli.progress import Listener
 
 if TYPE_CHECKING:
     from qslm.budget import Budget
-    from qslm.loading import Checkpoint
+    from qslm.loading.checkpoint import Checkpoint
     from qslm.search import Options
     from qslm.study import Selection
     from qslm.tasks import Task

@@ -21,7 +21,7 @@ def verify(
     """
     from qslm import artifact
     from qslm.errors import ArtifactError
-    from qslm.loading import shipped_names
+    from qslm.loading.locating import shipped_names
 
     if str(folder) in shipped_names() and not folder.exists():
         raise ArtifactError(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from qslm import _native
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy, Site, find_anatomy
+from qslm.anatomy import Anatomy, Site
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import StudyError, TaskError
 from qslm.evaluation.chain import BlockChain
 from qslm.evaluation.evaluation import Evaluation

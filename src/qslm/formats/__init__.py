@@ -1,6 +1,8 @@
-"""Number formats: what they are, what tensors in them look like, and how they are stored."""
+"""Number formats: what they are, and how tensors in them are stored.
 
-from qslm.formats.container import canonical_json, data_bytes, header
+What this file exports loads without PyTorch; tensors themselves are in `quantized`, `packing` and `container`.
+"""
+
 from qslm.formats.format import (
     BFLOAT16,
     FLOAT16,
@@ -11,8 +13,14 @@ from qslm.formats.format import (
     Format,
     matrix_shape,
 )
-from qslm.formats.packing import pack, packed_bytes, unpack
-from qslm.formats.quantized import QuantizedTensor, StoredTensor, stored_tensors
+from qslm.formats.layout import (
+    StoredTensor,
+    canonical_json,
+    data_bytes,
+    header,
+    packed_bytes,
+    stored_tensors,
+)
 
 __all__ = [
     "BFLOAT16",
@@ -22,14 +30,11 @@ __all__ = [
     "INTEGER_BITS",
     "SIGN",
     "Format",
-    "QuantizedTensor",
     "StoredTensor",
     "canonical_json",
     "data_bytes",
     "header",
     "matrix_shape",
-    "pack",
     "packed_bytes",
     "stored_tensors",
-    "unpack",
 ]

@@ -6,13 +6,12 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import Literal
 
-import torch
-
 from qslm.errors import FormatError
 
 Kind = Literal["integer", "float", "sign"]
 Granularity = Literal["tensor", "row", "group"]
 ScaleType = Literal["float16", "float32"]
+ValueType = Literal["float16", "float32", "bfloat16"]
 
 INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 GROUP_SIZES = (32, 64, 128)
@@ -114,23 +113,9 @@ class Format:
         return max(-self.lowest, self.highest)
 
     @property
-    def scale_dtype(self) -> torch.dtype:
-        """The type in which scales are stored."""
-        return torch.float32 if self.scale_type == "float32" else torch.float16
-
-    @property
-    def value_dtype(self) -> torch.dtype:
+    def value_type(self) -> ValueType:
         """The type in which a float format stores its numbers."""
-        if self.brain:
-            return torch.bfloat16
-        return torch.float32 if self.bits == 32 else torch.float16
-
-    @property
-    def code_dtype(self) -> torch.dtype:
-        """The smallest type of PyTorch that holds the codes; a sign is 0 or 1."""
-        if self.bits <= 8:
-            return torch.int8 if self.symmetric else torch.uint8
-        return torch.int16 if self.symmetric or self.bits < 16 else torch.int32
+        return "bfloat16" if self.brain else "float32" if self.bits == 32 else "float16"
 
     def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """(scales along the output, scales along the input) of an (out, in) matrix."""

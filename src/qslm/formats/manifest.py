@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from math import prod
 
 from qslm.errors import ArtifactError
-from qslm.formats.container import canonical_json, data_bytes, header
 from qslm.formats.format import Format
-from qslm.formats.quantized import StoredTensor, stored_tensors
+from qslm.formats.layout import StoredTensor, canonical_json, data_bytes, header, stored_tensors
 from qslm.formats.reading import parse_object
 
 VERSION = 1

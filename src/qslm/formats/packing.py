@@ -9,13 +9,9 @@ import torch
 
 from qslm import _native
 from qslm.errors import FormatError
+from qslm.formats.layout import packed_bytes
 
 _UNSIGNED = {torch.uint8: np.uint8, torch.int16: np.uint16, torch.uint16: np.uint16, torch.int32: np.uint32}
-
-
-def packed_bytes(count: int, bits: int) -> int:
-    """How many bytes `count` codes of `bits` bits take."""
-    return (count * bits + 7) // 8
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:

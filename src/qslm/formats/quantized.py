@@ -2,23 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
 
 import torch
 
 from qslm.errors import ArtifactError
+from qslm.formats.dtypes import TYPES, code_dtype
 from qslm.formats.format import Format, matrix_shape
-from qslm.formats.packing import pack, packed_bytes, unpack, unused_bits
+from qslm.formats.layout import StoredTensor, stored_tensors
+from qslm.formats.packing import pack, unpack, unused_bits
 from qslm.formats.scales import scale_problem
-
-StoredTensor = tuple[str, str, tuple[int, ...]]  # name, type as safetensors writes it, shape
 
 CHUNK = 1 << 20  # numbers worked on at once: 4 MB in float32, which a cache can hold
 
-_TYPE_TEXT = {
-    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8",
-}  # fmt: skip
 _REMEDY = "The file is damaged or was not written by qslm: write it again or fetch it again."
 
 
@@ -94,24 +89,6 @@ class QuantizedTensor:
         return cls(format, shape, codes=_recentre(codes, format), scales=scales, zeros=zeros)
 
 
-@lru_cache(maxsize=1 << 16)
-def stored_tensors(format: Format, shape: tuple[int, ...], name: str) -> tuple[StoredTensor, ...]:
-    """What a file holds of a tensor of `shape`: (name, type, shape) each. Needs no weights.
-
-    int4-g64 of (256, 100) -> codes U8 (12800,), scales F16 (256, 2), zeros U8 (256,).
-    """
-    if format.kind == "float":
-        return ((name, _TYPE_TEXT[format.value_dtype], shape),)
-    count = prod(shape)
-    if format.kind == "sign":
-        return ((f"{name}.signs", "U8", (packed_bytes(count, 1),)),)
-    grid = format.scale_shape(*matrix_shape(shape))
-    codes = (f"{name}.codes", "U8", (packed_bytes(count, format.bits),))
-    scales = (f"{name}.scales", _TYPE_TEXT[format.scale_dtype], grid)
-    zeros = (f"{name}.zeros", "U8", (packed_bytes(prod(grid), format.bits),))
-    return (codes, scales, zeros) if format.has_zeros else (codes, scales)
-
-
 def row_chunks(rows: int, columns: int) -> Iterator[slice]:
     """Slices of the rows of a matrix, each of about CHUNK numbers, so that no copy of the whole is needed."""
     step = max(1, CHUNK // max(columns, 1))
@@ -145,7 +122,7 @@ def _recentre(codes: torch.Tensor, format: Format) -> torch.Tensor:
     if not format.symmetric:
         return codes
     wide = torch.int16 if format.bits <= 8 else torch.int32
-    return (codes.to(wide) + format.lowest).to(format.code_dtype)
+    return (codes.to(wide) + format.lowest).to(code_dtype(format))
 
 
 def _checked(stored: StoredTensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -153,7 +130,7 @@ def _checked(stored: StoredTensor, tensors: Mapping[str, torch.Tensor]) -> torch
     if name not in tensors:
         raise ArtifactError(f"The tensor {name!r} is missing.", _REMEDY)
     tensor = tensors[name]
-    found = _TYPE_TEXT.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+    found = TYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
     _refuse(found != (dtype, shape), name, f"it is {found[0]} {list(found[1])}, not {dtype} {list(shape)}")
     return tensor
 

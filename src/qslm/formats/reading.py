@@ -5,14 +5,15 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from qslm.errors import ArtifactError, FormatError
-from qslm.formats.container import METADATA_KEY
-from qslm.formats.quantized import StoredTensor
+from qslm.formats.layout import METADATA_KEY, StoredTensor
+
+if TYPE_CHECKING:
+    import torch
 
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
@@ -87,7 +88,7 @@ def metadata_of(header: bytes) -> str:
     return text
 
 
-def read_tensors(path: Path, wanted: Iterable[Iterable[StoredTensor]]) -> Iterator[dict[str, torch.Tensor]]:
+def read_tensors(path: Path, wanted: Iterable[Iterable[StoredTensor]]) -> "Iterator[dict[str, torch.Tensor]]":
     """The tensors of a file by name, one set of `wanted` at a time; they do not share memory with the file."""
     with reading(path), safe_open(str(path), framework="pt") as file:
         for group in wanted:

@@ -3,6 +3,7 @@
 import torch
 
 from qslm.errors import FormatError
+from qslm.formats.dtypes import scale_dtype
 from qslm.formats.format import Format
 
 _BITS = {torch.float16: torch.int16, torch.float32: torch.int32}
@@ -15,9 +16,9 @@ def stored_scales(exact: torch.Tensor, format: Format, name: str) -> torch.Tenso
     A scale of 0 (nothing but zeros in the group) becomes 1; a positive one never becomes 0. Raises
     FormatError when a scale is too large for its type or reaches numbers beyond float32.
     """
-    rounded = exact.to(format.scale_dtype)
+    rounded = exact.to(scale_dtype(format))
     # The bit patterns of positive floats are in the order of the floats: plus one is the next larger.
-    above = (rounded.view(_BITS[format.scale_dtype]) + 1).view(format.scale_dtype)
+    above = (rounded.view(_BITS[scale_dtype(format)]) + 1).view(scale_dtype(format))
     scales = torch.where(rounded.to(torch.float64) < exact, above, rounded)
     scales = torch.where(exact == 0, torch.ones_like(scales), scales)
     if problem := scale_problem(scales, format):

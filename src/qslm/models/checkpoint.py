@@ -1,6 +1,5 @@
 """Checkpoint files in: `.pth` by restricted unpickling, `.safetensors`; sizes are inferred from the tensors."""
 
-import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -8,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from qslm.errors import CheckpointError
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.config import Shapes, SpikeGPTConfig, infer_config, tensor_shapes
+from qslm.models.header import reading, unwrapped
+from qslm.models.spikegpt import SpikeGPT
 
-BLOCK_KEY = re.compile(r"blocks\.(\d+)\.")
 VALUES_CHECKED_AT_ONCE = 1 << 22
 
 
@@ -24,16 +24,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError when the file is missing, damaged, of another kind, or holds anything but tensors.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file at {path}.", "Give a .pth or .safetensors file.")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty: it has 0 bytes.", "Fetch the file again.")
-    try:
+    with reading(path):
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}.", "Fetch the file again; it may be truncated."
-        ) from error
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(
@@ -44,11 +36,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: {name} of shape {tuple(tensor.shape)} is not stored in full, or sparse.", "Fetch it again."
             )
-    named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if len(named) < len(state):
-        twice = sorted(state.keys() & {f"module.{name}" for name in state})
-        raise CheckpointError(f"{path} holds a tensor twice, as {twice[0]} and without `module.`.", "Remove one.")
-    return named
+    return unwrapped(path, state)
 
 
 def load_spikegpt(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *, origin: str) -> SpikeGPT:
@@ -58,16 +46,21 @@ def load_spikegpt(state: Mapping[str, Tensor], config: Mapping[str, Any] | None 
     drops the language-model head. The tensors are taken over without a copy where they are float32 already.
     Raises CheckpointError with the keys and shapes when they are not those of a SpikeGPT, and on NaN or infinity.
     """
-    inferred = infer_config(state, config or {}, origin)
+    inferred = infer_config(shapes_of(state), config or {}, origin)
     if inferred.classes is not None:
         state = {name: tensor for name, tensor in state.items() if name != "head.weight"}
+    _check_shapes(state, inferred, origin)
     model = make_skeleton(inferred)
-    _check_shapes(state, model, origin)
     weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in state.items()}
     for name, tensor in weights.items():
         check_finite(tensor, f"{origin}: {name}")
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
+    """The shape of every tensor by its name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 class _NoInitialization(TorchFunctionMode):
@@ -85,32 +78,6 @@ def make_skeleton(config: SpikeGPTConfig) -> SpikeGPT:
     """Return a SpikeGPT of these sizes without weights, on PyTorch's meta device."""
     with torch.device("meta"), _NoInitialization():
         return SpikeGPT(config)
-
-
-def infer_config(state: Mapping[str, Tensor], config: Mapping[str, Any], origin: str) -> SpikeGPTConfig:
-    """Read the sizes of a SpikeGPT off its tensors."""
-    try:
-        vocabulary_size, width = state["emb.weight"].shape
-        ffn_width = state["blocks.0.ffn.key.weight"].shape[0]
-        classes = state["classifier.weight"].shape[0] if "classifier.weight" in state else None
-    except (KeyError, ValueError, IndexError) as error:
-        found = ", ".join(sorted(state)[:4]) or "no tensor at all"
-        raise CheckpointError(
-            f"{origin} is not a SpikeGPT: emb.weight (vocabulary, width) or blocks.0.ffn.key.weight is missing or "
-            f"not a matrix; it holds {found}.",
-            "Give a checkpoint with the published key names.",
-        ) from error
-    layers = len({match[1] for name in state if (match := BLOCK_KEY.match(name))})
-    told = {name: config[name] for name in ("context_length", "binary_embedding") if name in config}
-    sizes = {"vocabulary_size": vocabulary_size, "width": width, "layers": layers, "ffn_width": ffn_width}
-    inferred = SpikeGPTConfig.from_dict({**sizes, "classes": classes, **told})
-    for name, size in {**sizes, "classes": classes}.items():
-        if name in config and config[name] != size:
-            raise CheckpointError(
-                f"{origin}: config.json says {name} = {config[name]}, the tensors say {size}.",
-                "Use the config.json that belongs to the checkpoint.",
-            )
-    return inferred
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
@@ -168,9 +135,8 @@ def _is_stored(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _check_shapes(state: Mapping[str, Tensor], model: SpikeGPT, origin: str) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+def _check_shapes(state: Mapping[str, Tensor], config: SpikeGPTConfig, origin: str) -> None:
+    expected, found = tensor_shapes(config), shapes_of(state)
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     wrong = [
         f"{name} {found[name]} for {expected[name]}"
@@ -184,6 +150,6 @@ def _check_shapes(state: Mapping[str, Tensor], model: SpikeGPT, origin: str) -> 
     )
     if told:
         raise CheckpointError(
-            f"{origin} does not fit a SpikeGPT of {model.config.layers} layers, width {model.config.width}: {told}.",
+            f"{origin} does not fit a SpikeGPT of {config.layers} layers, width {config.width}: {told}.",
             "Give a complete checkpoint with the published key names.",
         )

@@ -14,48 +14,16 @@ inference code divides weights every six layers; across a LIF that changes the f
 Source: github.com/ridgerchu/SpikeGPT, `src/model.py`.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qslm.errors import CheckpointError, TaskError
+from qslm.models.config import SpikeGPTConfig
 from qslm.models.neurons import LIF, SpikeTrace, heaviside
 from qslm.models.wkv import empty_state, wkv
-
-
-@dataclass(frozen=True)
-class SpikeGPTConfig:
-    """Sizes of a SpikeGPT; `classes` is None for a language model."""
-
-    vocabulary_size: int
-    width: int
-    layers: int
-    ffn_width: int
-    context_length: int = 1024
-    classes: int | None = None
-    binary_embedding: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `config.json` holds."""
-        return {"architecture": "spikegpt", **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SpikeGPTConfig":
-        """Read `to_dict`'s output; raises CheckpointError on a missing or unusable value."""
-        fields: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        flag = fields.pop("binary_embedding", True)
-        sizes = {name: size for name, size in fields.items() if not (name == "classes" and size is None)}
-        bad = {name: size for name, size in sizes.items() if type(size) is not int or not 0 < size < 2**31}
-        missing = {"vocabulary_size", "width", "layers", "ffn_width"} - set(sizes)
-        if bad or missing or type(flag) is not bool:
-            raise CheckpointError(
-                f"config.json does not describe a SpikeGPT: unusable {bad or sorted(missing) or flag!r}.",
-                "Each size is a positive integer and binary_embedding is true or false.",
-            )
-        return cls(**sizes, binary_embedding=flag)
 
 
 class LayerState(NamedTuple):

@@ -8,7 +8,9 @@ import torch
 
 from qslm.allocation import Allocation
 from qslm.errors import AllocationError, FormatError
-from qslm.formats import Format, QuantizedTensor, matrix_shape
+from qslm.formats import Format, matrix_shape
+from qslm.formats.dtypes import value_dtype
+from qslm.formats.quantized import QuantizedTensor
 from qslm.quantizers import clip, minmax
 
 
@@ -39,7 +41,7 @@ def round_site(
     _refuse_nonfinite(weight, f"{name} has {{}} numbers that are not finite.", _DAMAGED)
     shape = tuple(weight.shape)
     if format.kind == "float":
-        values = weight.to(format.value_dtype, copy=True)
+        values = weight.to(value_dtype(format), copy=True)
         _refuse_nonfinite(values, f"{name}: {{}} numbers are too large for {format}.", "Keep it in float32.")
         return QuantizedTensor(format, shape, values=values)
     if format.kind == "sign":

@@ -7,7 +7,8 @@ error is measured, and r = 1 is among the candidates, so that no scale does wors
 
 import torch
 
-from qslm.formats import Format, QuantizedTensor
+from qslm.formats import Format
+from qslm.formats.quantized import QuantizedTensor
 from qslm.quantizers.grid import Grid, extremes, grid, quantize_to, squared_error
 
 COARSE = tuple(-tenth / 10 for tenth in range(1, 10))

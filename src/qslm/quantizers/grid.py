@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from qslm.formats import Format, QuantizedTensor
-from qslm.formats.quantized import part_of, row_chunks
+from qslm.formats import Format
+from qslm.formats.dtypes import code_dtype
+from qslm.formats.quantized import QuantizedTensor, part_of, row_chunks
 from qslm.formats.scales import stored_scales
 
 
@@ -42,18 +43,18 @@ def grid(low: torch.Tensor, high: torch.Tensor, format: Format, name: str) -> Gr
     if format.symmetric:
         up = high / format.highest if format.highest else torch.zeros_like(high)
         scales = stored_scales(torch.maximum(up, low / format.lowest), format, name)
-        return Grid(scales, torch.zeros_like(low, dtype=format.code_dtype))
+        return Grid(scales, torch.zeros_like(low, dtype=code_dtype(format)))
     scales = stored_scales((high - low) / format.highest, format, name)
     zeros = torch.round(-low / scales.double()).clamp(0, format.highest)
-    return Grid(scales, zeros.to(format.code_dtype))
+    return Grid(scales, zeros.to(code_dtype(format)))
 
 
 def quantize_to(weight: torch.Tensor, on: Grid, format: Format) -> QuantizedTensor:
     """Round a weight (out, in) to the nearest points of a grid."""
-    codes = torch.empty(weight.shape, dtype=format.code_dtype, device=weight.device)
+    codes = torch.empty(weight.shape, dtype=code_dtype(format), device=weight.device)
     for rows, part in _parts(weight, format):
         scales, zeros = _beside(on, rows)
-        rounded = _round(part, scales, zeros, format).to(format.code_dtype)
+        rounded = _round(part, scales, zeros, format).to(code_dtype(format))
         count = rows.stop - rows.start
         codes[rows] = rounded.reshape(count, -1)[:, : weight.shape[1]]
     points = on.zeros if format.has_zeros else None

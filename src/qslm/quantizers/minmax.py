@@ -6,7 +6,8 @@ always contains zero.
 
 import torch
 
-from qslm.formats import Format, QuantizedTensor
+from qslm.formats import Format
+from qslm.formats.quantized import QuantizedTensor
 from qslm.quantizers.grid import extremes, grid, quantize_to
 
 

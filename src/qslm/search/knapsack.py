@@ -198,8 +198,10 @@ class KnapsackSearch(Strategy):
     def _moved(self, best: _Evaluated) -> Iterator[tuple[Allocation, str]]:
         """What moves from the best allocation lead to and was not evaluated, the most promising first.
 
-        A loss is expected to change by the share by which the costs do.
+        A loss is expected to change by the share by which the costs do; of one that is not finite nothing is.
         """
+        if not isfinite(best.outcome.loss):
+            return
         moves = self._moves(best.allocation)
         shares = np.array([sum(step.cost for step in move) for move in moves])
         shares /= max(sum(self._costs.of(site.name, best.allocation[site.name]) for site in self._sites), TINY)

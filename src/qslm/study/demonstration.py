@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import DataError
-from qslm.loading import Checkpoint, load_checkpoint
+from qslm.loading.checkpoint import Checkpoint, load_checkpoint
 from qslm.progress import SILENT, Progress
 from qslm.runtime import generate
 from qslm.study.loop import search

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from qslm import _native
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.study.folder import anatomy_digest
 from qslm.study.subject import Subject
 from qslm.tasks.task import Task

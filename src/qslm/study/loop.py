@@ -10,7 +10,8 @@ from torch import nn
 
 from qslm import folders
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy, find_anatomy
+from qslm.anatomy import Anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger

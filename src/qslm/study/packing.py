@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qslm import artifact, folders
 from qslm.allocation import Allocation
 from qslm.errors import StudyError
-from qslm.loading import load_checkpoint
+from qslm.loading.checkpoint import load_checkpoint
 from qslm.quantizers import RoundedSites
 from qslm.study import folder
 from qslm.study.selection import Selection

@@ -8,12 +8,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.digest import update_digest
 
 
 class LoadedCheckpoint(Protocol):
-    """What a study asks of a checkpoint; `qslm.loading.Checkpoint` is one."""
+    """What a study asks of a checkpoint; `qslm.loading.checkpoint.Checkpoint` is one."""
 
     @property
     def name(self) -> str: ...  # noqa: D102

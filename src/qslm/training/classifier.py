@@ -16,7 +16,8 @@ from qslm.data.sst2 import LabelledCorpus, load_sst2
 from qslm.data.tokenizer import encode, padding_id, train_tokenizer
 from qslm.digest import update_digest
 from qslm.errors import TrainingError
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
+from qslm.models.spikegpt import SpikeGPT
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
 from qslm.training.folder import held

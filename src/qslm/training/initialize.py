@@ -5,7 +5,8 @@ import math
 import torch
 from torch import nn
 
-from qslm.models.spikegpt import Block, SpikeGPT, SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
+from qslm.models.spikegpt import Block, SpikeGPT
 
 
 def training_device() -> torch.device:

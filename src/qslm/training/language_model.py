@@ -11,7 +11,8 @@ from qslm import folders
 from qslm.data.tokenizer import encode, train_tokenizer
 from qslm.data.wikitext2 import TextCorpus, load_wikitext2
 from qslm.errors import TrainingError
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.models.config import SpikeGPTConfig
+from qslm.models.spikegpt import SpikeGPT
 from qslm.progress import SILENT, Progress
 from qslm.training.card import firing_rates, write_checkpoint
 from qslm.training.folder import held

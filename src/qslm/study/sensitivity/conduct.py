@@ -10,7 +10,7 @@ from torch import nn
 
 from qslm import folders
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import AllocationError, StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger, reset_state
 from qslm.evaluation.drift import Drift, Watch

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,12 @@ from qslm import artifact, folders
 from qslm.data.tokenizer import describe_tokenizer, encode, load_tokenizer, parse_tokenizer
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.errors import CheckpointError, DataError
-from qslm.folders import SUFFIXES
-from qslm.models.checkpoint import infer_config, load_spikegpt, make_skeleton, read_state
-from qslm.models.spikegpt import SpikeGPT, SpikeGPTConfig
+from qslm.loading.locating import locate, read_config, weight_file
+from qslm.loading.outline import spikegpt_only
+from qslm.models.checkpoint import load_spikegpt, read_state
+from qslm.models.spikegpt import SpikeGPT
 from qslm.progress import SILENT, Progress
 
-SHIPPED = Path(__file__).parent / "checkpoints"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "config.json", "tokenizer.json")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
 CALIBRATION_TOKENS = 2048
 BINARY_EMBEDDING = ("auto", "true", "false")
 
@@ -87,8 +82,8 @@ def load_checkpoint(
     folder = path.parent if path.name == artifact.MODEL else path
     if folders.is_packed(folder):
         return replace(_open_artifact(folder, given, choice), source=str(source))
-    weights = _weight_file(path)
-    config, beside = _read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
+    weights = weight_file(path)
+    config, beside = read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
     found = _tokenizer(given, load_tokenizer(beside) if beside.is_file() else None, weights)
     state = read_state(weights)
     if choice != "auto":
@@ -107,111 +102,14 @@ def load_checkpoint(
     return Checkpoint(path.name, model, found, digest, weights.stat().st_size, source=str(source))
 
 
-def load_skeleton(source: str | Path) -> SpikeGPT:
-    """Return the network of `source` without its weights (on PyTorch's meta device): at once, however large it is.
-
-    An embedding is taken as binarized where `config.json` does not say otherwise. Raises CheckpointError.
-    """
-    path = locate(source)
-    folder = path.parent if path.name == artifact.MODEL else path
-    if folders.is_packed(folder):
-        config = SpikeGPTConfig.from_dict(_spikegpt(artifact.read_config(folder), folder))
-    else:
-        weights = _weight_file(path)
-        config = infer_config(read_state(weights), _read_config(weights.with_name("config.json")), str(weights))
-    return make_skeleton(config)
-
-
-def locate(source: str | Path) -> Path:
-    """Return the file or folder that `source` names; fetches it when it is a Hub id.
-
-    Raises CheckpointError when there is none, naming the shipped checkpoints.
-    """
-    path = Path(source)
-    if not str(source).strip():
-        raise CheckpointError("The name of the checkpoint is empty.", f"Give a path{_or_shipped('a Hub id')}.")
-    with suppress(OSError):  # of a name that is too long for the file system
-        if path.exists():
-            return path
-        if (SHIPPED / str(source) / "model.safetensors").is_file():
-            return SHIPPED / str(source)
-    problem = f"There is no checkpoint {str(source)!r}: no such file or folder, and none of that name is shipped"
-    if HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES:
-        return _fetch(str(source), problem)
-    raise CheckpointError(f"{problem}.", f"Give a path{_or_shipped('a Hub id')}.")
-
-
-def shipped_names() -> list[str]:
-    """Return the names of the checkpoints that come with the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
-
-
-def _or_shipped(*others: str) -> str:
-    """The end of a remedy that names what else may be given, and the shipped checkpoints if there are any."""
-    names = shipped_names()
-    choices = [*others, *([f"one of: {', '.join(names)}"] if names else [])]
-    return "".join(f", or {choice}" if choice is choices[-1] else f", {choice}" for choice in choices)
-
-
 def _device() -> torch.device:
     """A GPU where PyTorch sees one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _fetch(hub_id: str, problem: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # the Hub's client fails in many ways: no network, no such id, no permission
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{problem}, and the Hub did not give it: {reason}.",
-            f"Check the name and the network, or give a path{_or_shipped()}.",
-        ) from error
-
-
-def _weight_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if folders.contents(path).kind == "run":
-        raise _run_folder(path)
-    named = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
-    found = named[:1] or sorted(
-        file for file in path.iterdir() if file.suffix in SUFFIXES and file.name != folders.STATE
-    )
-    if len(found) != 1:
-        listed = ", ".join(file.name for file in found) or "none"
-        raise CheckpointError(
-            f"The folder {path} should hold one weight file; it holds {listed}.", "Name the file itself."
-        )
-    return found[0]
-
-
-def _run_folder(path: Path) -> CheckpointError:
-    packed = path / folders.ARTIFACT
-    if folders.is_artifact(packed):
-        return CheckpointError(f"{path} is the run folder of a study.", f"Give the packed model in it: {packed}.")
-    return CheckpointError(
-        f"{path} is the run folder of a study that has packed no model.",
-        "Give the checkpoint, or let the study end: the same command goes on where it was.",
-    )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Return `config.json` when it is ours, else nothing; other programs put theirs beside the weights as well."""
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}.", "Repair or remove it.") from error
-    return config if isinstance(config, dict) and config.get("architecture") == "spikegpt" else {}
-
-
 def _open_artifact(folder: Path, tokenizer: Tokenizer | None, binary_embedding: str) -> Checkpoint:
     packed = artifact.read(folder)
-    model = load_spikegpt(packed.state_dict(), _spikegpt(packed.config, folder), origin=str(folder))
+    model = load_spikegpt(packed.state_dict(), spikegpt_only(packed.config, folder), origin=str(folder))
     packed_as = str(model.config.binary_embedding).lower()
     if binary_embedding not in ("auto", packed_as):
         raise CheckpointError(
@@ -233,17 +131,6 @@ def _tokenizer(given: Tokenizer | None, own: Tokenizer | None, origin: Path) -> 
             "Leave the tokenizer out (--tokenizer is for checkpoints that carry none).",
         )
     return given or own
-
-
-def _spikegpt(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The config of a packed SpikeGPT. Raises CheckpointError where another network was packed."""
-    architecture = config.get("architecture")
-    if architecture != "spikegpt":
-        raise CheckpointError(
-            f"{folder} is a packed model of another network, {str(architecture)[:80]}, and only a SpikeGPT is built.",
-            f"Read its weights in Python: qslm.artifact.read({str(folder)!r}).state_dict(), for your own network.",
-        )
-    return config
 
 
 def _likelier_embedding(

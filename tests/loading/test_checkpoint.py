@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import types
 
@@ -12,17 +11,19 @@ from networks.spikegpt import random_ids, random_spikegpt
 from networks.tied import TiedNetwork
 from safetensors.torch import save_file
 
-import qslm
-import qslm.loading
+import qslm.loading.checkpoint
 from qslm import artifact
 from qslm.allocation import Allocation
-from qslm.anatomy import find_anatomy
+from qslm.anatomy.find import find_anatomy
 from qslm.data.source import Source
 from qslm.data.tokenizer import encode
 from qslm.data.wikitext2 import TextCorpus
 from qslm.errors import ArtifactError, CheckpointError, DataError, QslmError
 from qslm.formats import Format
-from qslm.loading import load_checkpoint, load_model, load_skeleton, locate, shipped_names
+from qslm.loading import locating
+from qslm.loading.checkpoint import load_checkpoint, load_model
+from qslm.loading.locating import locate, shipped_names
+from qslm.loading.outline import read_sizes
 from qslm.quantizers import RoundedSites
 
 
@@ -75,7 +76,7 @@ def test_folder_without_or_with_many_weights_is_refused(folder):
 
 
 def test_shipped_name_opens(folder, network, monkeypatch):
-    monkeypatch.setattr(qslm.loading, "SHIPPED", folder.parent)
+    monkeypatch.setattr(locating, "SHIPPED", folder.parent)
     assert shipped_names() == ["checkpoint"]
     assert same_logits(load_model("checkpoint"), network)
     with pytest.raises(CheckpointError, match="one of: checkpoint"):
@@ -83,7 +84,7 @@ def test_shipped_name_opens(folder, network, monkeypatch):
 
 
 def test_where_nothing_is_shipped_none_is_named(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr(qslm.loading, "SHIPPED", tmp_path)
+    monkeypatch.setattr(locating, "SHIPPED", tmp_path)
     hub.snapshot_download = lambda *_, **__: 1 / 0
     for source, remedy in (
         ("chekpoint", "Give a path, or a Hub id."),
@@ -231,7 +232,7 @@ def test_automatic_embedding_is_the_likelier_one(binary, small_tokenizer, folder
     save_file(model.state_dict(), folder / "model.safetensors")
     (folder / "config.json").unlink()
     corpus = TextCorpus(text, text, text, Source("made up", "a test"))
-    monkeypatch.setattr(qslm.loading, "load_wikitext2", lambda folder, progress: corpus)
+    monkeypatch.setattr(qslm.loading.checkpoint, "load_wikitext2", lambda folder, progress: corpus)
     checkpoint = load_checkpoint(folder, progress=listener)
     assert checkpoint.model.config.binary_embedding == binary
     assert any(f"taken as {'binarized' if binary else 'real'}" in message for message in listener.messages)
@@ -242,7 +243,7 @@ def test_automatic_embedding_is_binarized_where_there_is_no_text(folder, listene
         raise DataError("There is no text.")
 
     (folder / "config.json").unlink()
-    monkeypatch.setattr(qslm.loading, "load_wikitext2", missing)
+    monkeypatch.setattr(qslm.loading.checkpoint, "load_wikitext2", missing)
     assert load_model(folder, progress=listener).config.binary_embedding
     assert listener.messages == ["Embedding: taken as binarized, as there is no calibration text. There is no text."]
 
@@ -251,7 +252,7 @@ def test_automatic_embedding_is_binarized_where_the_tokenizer_is_another(folder,
     save_file(random_spikegpt(31, 12, 2, 20).state_dict(), folder / "model.safetensors")
     (folder / "config.json").unlink()
     corpus = TextCorpus(*["the film is good"] * 3, Source("made up", "a test"))
-    monkeypatch.setattr(qslm.loading, "load_wikitext2", lambda folder, progress: corpus)
+    monkeypatch.setattr(qslm.loading.checkpoint, "load_wikitext2", lambda folder, progress: corpus)
     assert load_model(folder, progress=listener).config.binary_embedding
     assert "is none of 31" in listener.messages[0]
 
@@ -312,7 +313,7 @@ def test_artifact_keeps_the_embedding_that_it_was_packed_with(packed):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"architecture": "spikegpt"}'])
 def test_a_damaged_config_of_an_artifact_is_said_to_be(packed, content):
     (packed[0] / "config.json").write_bytes(content)
-    for ask in (load_checkpoint, load_skeleton):
+    for ask in (load_checkpoint, read_sizes):
         for path in (packed[0], packed[0] / "model.safetensors"):
             with pytest.raises(ArtifactError, match=r"config\.json is damaged"):
                 ask(path)
@@ -322,7 +323,7 @@ def test_a_packed_model_of_another_network_says_how_its_weights_are_read(tmp_pat
     model = TiedNetwork()
     allocation = Allocation.uniform(find_anatomy(model), Format("integer", 8))
     artifact.write(tmp_path, RoundedSites(model.state_dict(), allocation), allocation, config={"architecture": "Own"})
-    for ask in (load_checkpoint, load_skeleton):
+    for ask in (load_checkpoint, read_sizes):
         with pytest.raises(CheckpointError, match="packed model of another network, Own") as caught:
             ask(tmp_path)
         assert f"qslm.artifact.read({str(tmp_path)!r}).state_dict()" in caught.value.remedy
@@ -357,22 +358,3 @@ def test_every_failure_is_of_the_error_tree(folder):
             with pytest.raises(QslmError):
                 load_checkpoint(folder)
         (folder / name).write_bytes(content)
-
-
-@pytest.mark.parametrize("classes", [None, 3])
-def test_a_skeleton_has_the_shapes_and_no_weights(tmp_path, classes):
-    state = random_spikegpt(classes=classes).state_dict()
-    torch.save(state, tmp_path / "model.pth")
-    skeleton = load_skeleton(tmp_path)
-    assert {name: tuple(value.shape) for name, value in skeleton.state_dict().items()} == {
-        name: tuple(value.shape) for name, value in load_model(tmp_path, binary_embedding=True).state_dict().items()
-    }
-    assert all(parameter.is_meta for parameter in skeleton.parameters())
-
-
-def test_a_skeleton_is_made_without_loading_the_compiler_of_pytorch():
-    """It would take most of the second in which an impossible budget is refused."""
-    code = "import sys; from qslm.loading import load_skeleton; load_skeleton('spikegpt-mini'); "
-    code += "print('torch._dynamo' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -1,0 +1,99 @@
+"""Where the weights are that a path, the name of a shipped checkpoint, or a Hub id stands for."""
+
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from qslm import folders
+from qslm.errors import CheckpointError
+from qslm.folders import SUFFIXES
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "config.json", "tokenizer.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+
+
+def locate(source: str | Path) -> Path:
+    """Return the file or folder that `source` names; fetches it when it is a Hub id.
+
+    Raises CheckpointError when there is none, naming the shipped checkpoints.
+    """
+    path = Path(source)
+    if not str(source).strip():
+        raise CheckpointError("The name of the checkpoint is empty.", f"Give a path{_or_shipped('a Hub id')}.")
+    with suppress(OSError):  # of a name that is too long for the file system
+        if path.exists():
+            return path
+        if (SHIPPED / str(source) / "model.safetensors").is_file():
+            return SHIPPED / str(source)
+    problem = f"There is no checkpoint {str(source)!r}: no such file or folder, and none of that name is shipped"
+    if HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES:
+        return _fetch(str(source), problem)
+    raise CheckpointError(f"{problem}.", f"Give a path{_or_shipped('a Hub id')}.")
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the checkpoints that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
+
+
+def weight_file(path: Path) -> Path:
+    """Return the one weight file of a folder, or the file itself. Raises CheckpointError."""
+    if path.is_file():
+        return path
+    if folders.contents(path).kind == "run":
+        raise _run_folder(path)
+    named = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    found = named[:1] or sorted(
+        file for file in path.iterdir() if file.suffix in SUFFIXES and file.name != folders.STATE
+    )
+    if len(found) != 1:
+        listed = ", ".join(file.name for file in found) or "none"
+        raise CheckpointError(
+            f"The folder {path} should hold one weight file; it holds {listed}.", "Name the file itself."
+        )
+    return found[0]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return `config.json` when it is ours, else nothing; other programs put theirs beside the weights as well."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}.", "Repair or remove it.") from error
+    return config if isinstance(config, dict) and config.get("architecture") == "spikegpt" else {}
+
+
+def _or_shipped(*others: str) -> str:
+    """The end of a remedy that names what else may be given, and the shipped checkpoints if there are any."""
+    names = shipped_names()
+    choices = [*others, *([f"one of: {', '.join(names)}"] if names else [])]
+    return "".join(f", or {choice}" if choice is choices[-1] else f", {choice}" for choice in choices)
+
+
+def _fetch(hub_id: str, problem: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the Hub's client fails in many ways: no network, no such id, no permission
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{problem}, and the Hub did not give it: {reason}.",
+            f"Check the name and the network, or give a path{_or_shipped()}.",
+        ) from error
+
+
+def _run_folder(path: Path) -> CheckpointError:
+    packed = path / folders.ARTIFACT
+    if folders.is_artifact(packed):
+        return CheckpointError(f"{path} is the run folder of a study.", f"Give the packed model in it: {packed}.")
+    return CheckpointError(
+        f"{path} is the run folder of a study that has packed no model.",
+        "Give the checkpoint, or let the study end: the same command goes on where it was.",
+    )
