@@ -1,5 +1,5 @@
 // Every kernel on ragged shapes, in heap buffers of exact size (so that the address sanitizer sees a byte too much),
-// against naive loops. `test_kernels bits` prints a digest of the LIF and WKV results, to compare builds by.
+// against naive loops. `test_kernels bits` prints a digest of the LIF, WKV and GPTQ results, to compare builds by.
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gptq.h"
 #include "memory.h"
 #include "packing.h"
 #include "portable.h"
@@ -64,6 +65,60 @@ enum { SHAPE_COUNT = sizeof SHAPES / sizeof SHAPES[0] };
 #define SUFFIX f64
 #define TOLERANCE 1e-11
 #include "test_recurrence_body.h"
+
+// ---- gptq ----------------------------------------------------------------------------------------------------------
+
+// One row after the other, in the kernel's order of operations, so that codes are equal.
+static void naive_gptq(const float *weight, const float *factor, const float *scales, const float *zeros,
+                       const int32_t *group, size_t rows, size_t columns, size_t groups, float lowest, float highest,
+                       int32_t *codes) {
+    float *left = exactly(columns * sizeof *left);
+    for (size_t r = 0; r < rows; r++) {
+        memcpy(left, weight + r * columns, columns * sizeof *left);
+        for (size_t i = 0; i < columns; i++) {
+            const float s = scales[r * groups + (size_t)group[i]], z = zeros[r * groups + (size_t)group[i]];
+            const float code = fminf(fmaxf(rintf(left[i] / s) + z, lowest), highest);
+            codes[r * columns + i] = (int32_t)code;
+            const float error = (left[i] - (code - z) * s) / factor[i * columns + i];
+            for (size_t j = i + 1; j < columns; j++) left[j] -= error * factor[i * columns + j];
+        }
+    }
+    free(left);
+}
+
+static void test_gptq_of(size_t rows, size_t columns, size_t groups, unsigned bits, int threads) {
+    float *weight = exactly(rows * columns * sizeof *weight), *factor = exactly(columns * columns * sizeof *factor);
+    float *scales = exactly(rows * groups * sizeof *scales), *zeros = exactly(rows * groups * sizeof *zeros);
+    int32_t *group = exactly(columns * sizeof *group), *expected = exactly(rows * columns * sizeof *expected);
+    int32_t *codes = exactly(rows * columns * sizeof *codes);
+    const float highest = (float)((1u << bits) - 1);
+    for (size_t i = 0; i < rows * columns; i++) weight[i] = (float)uniform(-1, 1);
+    for (size_t i = 0; i < columns * columns; i++) factor[i] = (float)uniform(-0.3, 0.3);
+    for (size_t i = 0; i < columns; i++) {
+        factor[i * columns + i] = (float)uniform(0.5, 2);
+        group[i] = (int32_t)(random_bits() % groups);
+        for (size_t j = 0; j < i; j++) factor[i * columns + j] = NAN; // is not read
+    }
+    for (size_t i = 0; i < rows * groups; i++) {
+        scales[i] = (float)uniform(0.01, 1);
+        zeros[i] = (float)(random_bits() % (1u << bits));
+    }
+    naive_gptq(weight, factor, scales, zeros, group, rows, columns, groups, 0, highest, expected);
+    if (!qslm_gptq(weight, factor, scales, zeros, group, rows, columns, groups, 0, highest, codes, threads)) abort();
+    for (size_t i = 0; i < rows * columns; i++) {
+        if (codes[i] != expected[i]) fail("gptq", codes[i], expected[i]);
+    }
+    add_to_digest(codes, rows * columns * sizeof *codes);
+    free(weight), free(factor), free(scales), free(zeros), free(group), free(expected), free(codes);
+}
+
+static void test_gptq(void) {
+    static const size_t shapes[][3] = {{1, 1, 1}, {3, 2, 1}, {16, 5, 2}, {17, 33, 3}, {40, 64, 1}, {5, 0, 1}, {0, 4, 1}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        test_gptq_of(shapes[i][0], shapes[i][1], shapes[i][2], 3, 1);
+        test_gptq_of(shapes[i][0], shapes[i][1], shapes[i][2], 8, 3);
+    }
+}
 
 // ---- packing -------------------------------------------------------------------------------------------------------
 
@@ -168,6 +223,7 @@ int main(int count, char **arguments) {
     test_lif_infinite_f64();
     test_wkv_extremes_f32();
     test_wkv_extremes_f64();
+    test_gptq();
     if (only_bits) {
         printf("%016" PRIx64 "\n", digest);
         return 0;

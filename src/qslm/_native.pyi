@@ -17,3 +17,14 @@ def lif_forward(
 def lif_backward(x: Tensor, gspikes: Tensor, alpha: float, gx: Tensor, threads: int) -> None: ...
 def pack(codes: NDArray[Any], bits: int, packed: NDArray[Any]) -> None: ...
 def unpack(packed: NDArray[Any], bits: int, codes: NDArray[Any]) -> None: ...
+def gptq(
+    weight: Tensor,
+    factor: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    group: Tensor,
+    lowest: int,
+    highest: int,
+    codes: Tensor,
+    threads: int,
+) -> None: ...

@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import AllocationError, FormatError
 from qslm.formats import FLOAT32, SIGN, Format, canonical_json, data_bytes, header, stored_tensors
 from qslm.formats.manifest import Manifest
 from qslm.units import format_bytes
+
+Quantizers: TypeAlias = str | tuple[str, ...]
 
 _QUANTIZER = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _WRITTEN = "Give the text that Allocation.to_json() wrote."
@@ -46,13 +48,15 @@ class Footprint:
 class Allocation:
     """`formats[i]` is how `anatomy.sites[i]` is stored, `quantizer` the method that rounds into it.
 
-    Vectors and buffers take float formats only, and `sign` only a site that the network binarizes. Raises
-    AllocationError when a format does not suit its site or their numbers differ.
+    `quantizer` is one name for all integer sites or, where they differ, a tuple with the name of each site's; what is
+    not rounded to integers has the empty name there. Vectors and buffers take float formats only, and `sign` only a
+    site that the network binarizes. Raises AllocationError when a format does not suit its site or their numbers
+    differ.
     """
 
     anatomy: Anatomy
     formats: tuple[Format, ...]
-    quantizer: str = "minmax"
+    quantizer: Quantizers = "minmax"
 
     def __post_init__(self) -> None:
         if len(self.formats) != len(self.anatomy.sites):
@@ -60,12 +64,26 @@ class Allocation:
                 f"There are {len(self.formats)} formats for {len(self.anatomy.sites)} sites.",
                 "Give one format per site.",
             )
-        if not _QUANTIZER.fullmatch(self.quantizer):
-            raise AllocationError(
-                f"{self.quantizer[:64]!r} is not the name of a quantizer.", "Give a name such as clip or minmax."
-            )
+        object.__setattr__(self, "quantizer", self._normal(self.quantizer))
+        for name in {self.quantizer} if isinstance(self.quantizer, str) else set(self.quantizer) - {""}:
+            if not _QUANTIZER.fullmatch(name):
+                raise AllocationError(
+                    f"{name[:64]!r} is not the name of a quantizer.", "Give a name such as clip or minmax."
+                )
         for site, format in self.items():
             _check(site, format)
+
+    def _normal(self, quantizer: Quantizers) -> Quantizers:
+        """One name where all integer sites have the same, so that equal allocations compare equal."""
+        if isinstance(quantizer, str):
+            return quantizer
+        if len(quantizer) != len(self.formats):
+            raise AllocationError(
+                f"There are {len(quantizer)} quantizers for {len(self.formats)} sites.", "Give one per site, or one."
+            )
+        names = tuple(name * fmt.is_integer for name, fmt in zip(quantizer, self.formats, strict=True))
+        used = {name for name, fmt in zip(names, self.formats, strict=True) if fmt.is_integer}
+        return names if len(used) > 1 else next(iter(used), "minmax")
 
     def __hash__(self) -> int:
         return hash((self.formats, self.quantizer))
@@ -78,7 +96,7 @@ class Allocation:
         *,
         vectors: Format = FLOAT32,
         signs: bool = True,
-        quantizer: str = "minmax",
+        quantizer: Quantizers = "minmax",
     ) -> "Allocation":
         """Every matrix in `format`, vectors and buffers in `vectors`, binarized sites as signs if `signs`."""
 
@@ -94,15 +112,27 @@ class Allocation:
         """Every site as it is: the allocation that changes nothing."""
         return cls.uniform(anatomy, FLOAT32, signs=False)
 
-    def replace(self, site_names: Iterable[str], format: Format) -> "Allocation":
-        """This allocation with other formats at some sites; an alias stands for its site."""
+    def replace(self, site_names: Iterable[str], format: Format, quantizer: str | None = None) -> "Allocation":
+        """This allocation with another format at some sites, and another quantizer where one is given.
+
+        An alias stands for its site.
+        """
         changed = {self.anatomy[name].name for name in site_names}
         formats = tuple(format if site.name in changed else old for site, old in self.items())
-        return Allocation(self.anatomy, formats, self.quantizer)
+        names: Quantizers = self.quantizer
+        if quantizer is not None:
+            names = tuple(quantizer if site.name in changed else name for site, _, name in self.choices())
+        return Allocation(self.anatomy, formats, names)
 
     def items(self) -> Iterator[tuple[Site, Format]]:
         """Every site with its format."""
         return zip(self.anatomy.sites, self.formats, strict=True)
+
+    def choices(self) -> Iterator[tuple[Site, Format, str]]:
+        """Every site with its format and its quantizer, which is the empty name where nothing rounds to integers."""
+        names = (self.quantizer,) * len(self.formats) if isinstance(self.quantizer, str) else self.quantizer
+        for (site, format), name in zip(self.items(), names, strict=True):
+            yield site, format, name * format.is_integer
 
     def __getitem__(self, name: str) -> Format:
         return self._by_name[self.anatomy[name].name]
@@ -120,7 +150,7 @@ class Allocation:
     def to_json(self) -> str:
         """Canonical JSON: equal allocations, and only they, have equal text."""
         sites = {site.name: str(format) for site, format in self.items()}
-        return canonical_json({"quantizer": self.quantizer, "sites": sites})
+        return canonical_json({"quantizer": self.named_quantizers, "sites": sites})
 
     @classmethod
     def from_json(cls, anatomy: Anatomy, text: str) -> "Allocation":
@@ -132,7 +162,19 @@ class Allocation:
             formats = tuple(Format.parse(sites[site.name]) for site in anatomy.sites)
         except FormatError as error:
             raise AllocationError(error.problem, error.remedy) from error
-        return cls(anatomy, formats, content["quantizer"])
+        quantizer = content["quantizer"]
+        if isinstance(quantizer, dict):
+            integers = {site.name for site, fmt in zip(anatomy.sites, formats, strict=True) if fmt.is_integer}
+            _same_names(integers, set(quantizer), "The list of quantizers")
+            quantizer = tuple(quantizer.get(site.name, "") for site in anatomy.sites)
+        return cls(anatomy, formats, quantizer)
+
+    @property
+    def named_quantizers(self) -> str | dict[str, str]:
+        """The quantizer as JSON: one name, or that of every integer site."""
+        if isinstance(self.quantizer, str):
+            return self.quantizer
+        return {site.name: name for site, _, name in self.choices() if name}
 
     @cached_property
     def key(self) -> str:
@@ -147,7 +189,7 @@ class Allocation:
         """What a file needs to be read without the network."""
         sites = {site.name: (format, site.shape) for site, format in self.items()}
         aliases = {alias: site.name for site in self.anatomy.sites for alias in site.aliases}
-        return Manifest(sites, aliases, self.quantizer)
+        return Manifest(sites, aliases, self.named_quantizers)
 
     def paper_bytes(self) -> int:
         """Bytes as QSLM counts them: the weights alone, no scales, zero points or header; vectors in float32.
@@ -178,7 +220,12 @@ class Allocation:
     def __str__(self) -> str:
         width = max((len(site.name) for site in self.anatomy.sites), default=0)
         lines = [f"{site.name:<{width}}  {format!s:<18} {_size(site, format):>14,} B" for site, format in self.items()]
-        return "\n".join([*lines, f"{self.quantizer}: {self.footprint()}"])
+        return "\n".join([*lines, f"{' '.join(self.quantizers) or 'floats'}: {self.footprint()}"])
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """The names of all quantizers that it uses, in order."""
+        return tuple(sorted({name for _, _, name in self.choices() if name}))
 
 
 def _size(site: Site, format: Format) -> int:
@@ -206,10 +253,9 @@ def _parsed(text: str) -> dict[str, Any]:
         raise AllocationError("The allocation is not JSON.", _WRITTEN) from error
     if not isinstance(content, dict) or set(content) != {"quantizer", "sites"}:
         raise AllocationError("The JSON of the allocation has not the keys quantizer and sites alone.", _WRITTEN)
-    sites = content["sites"]
-    if not isinstance(sites, dict) or not all(
-        isinstance(text, str) for text in [content["quantizer"], *sites.values()]
-    ):
+    sites, quantizer = content["sites"], content["quantizer"]
+    names = list(quantizer.values()) if isinstance(quantizer, dict) else [quantizer]
+    if not isinstance(sites, dict) or not all(isinstance(text, str) for text in [*names, *sites.values()]):
         raise AllocationError("The JSON of the allocation does not map names to formats.", _WRITTEN)
     return content
 

@@ -57,7 +57,7 @@ class Smooth(nn.Module):
 
 
 def estimated(model, task, formats=FORMATS):
-    options = Options(precisions=[fmt.bits for fmt in formats], quantizer="minmax", signs=False)
+    options = Options(precisions=[fmt.bits for fmt in formats], quantizers=("minmax",), signs=False)
     return estimate_costs(model, find_anatomy(model), task, options)
 
 

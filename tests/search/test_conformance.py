@@ -72,7 +72,7 @@ def questions(draw, name):
         template=Format.parse(draw(st.sampled_from(TEMPLATES))),
         vectors=draw(st.sampled_from((FLOAT32, FLOAT16, BFLOAT16))),
         signs=draw(st.booleans()),
-        quantizer=draw(st.sampled_from(("clip", "minmax"))),
+        quantizers=(draw(st.sampled_from(("clip", "minmax"))),),
         order=draw(st.sampled_from(("sensitivity", "network"))),
         max_evaluations=draw(st.sampled_from((1, 3, ENOUGH))),
         strategy=name,
@@ -113,7 +113,7 @@ def run(strategy, outcome) -> list[Proposal]:
 def check_allocation(question, proposal):
     """Matrices in a format of the options or float32, vectors and signs as the options say."""
     options, allocation = question.options, proposal.allocation
-    assert allocation.anatomy is question.anatomy and allocation.quantizer == options.quantizer
+    assert allocation.anatomy is question.anatomy and allocation.quantizer == options.quantizers[0]
     for site, fmt in allocation.items():
         if site.binarized and options.signs:
             assert fmt == SIGN

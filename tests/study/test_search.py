@@ -357,7 +357,7 @@ def test_weights_that_float32_cannot_hold_are_refused_before_anything_is_done(en
 
 def test_a_quantizer_that_there_is_not_is_refused_before_anything_is_done(encoder, tmp_path):
     with pytest.raises(AllocationError, match="magic"):
-        search(*encoder, budget=DROP, output=tmp_path / "run", options=Options(quantizer="magic"))
+        search(*encoder, budget=DROP, output=tmp_path / "run", options=Options(quantizers=("magic",)))
     assert not (tmp_path / "run").exists()
 
 

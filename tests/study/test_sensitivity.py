@@ -264,7 +264,7 @@ def test_what_makes_no_study_is_refused(encoder, tmp_path):
     with pytest.raises(AllocationError, match="level 'row'"):
         sensitivity(model, task, output=tmp_path, level="row")
     with pytest.raises(AllocationError, match="quantizer"):
-        sensitivity(model, task, output=tmp_path, options=Options(quantizer="none"))
+        sensitivity(model, task, output=tmp_path, options=Options(quantizers=("none",)))
     with pytest.raises(AllocationError, match="no matrix"):
         sensitivity(nn.LayerNorm(4), task, output=tmp_path)
     assert not (tmp_path / "ledger.sqlite").exists()

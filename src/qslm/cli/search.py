@@ -45,8 +45,12 @@ if TYPE_CHECKING:
     from qslm.search.options import Order as BlockOrder
 
 Precisions = Annotated[str, typer.Option("--precisions", help="Bit widths to try, from the highest to the lowest.")]
-Quantizer = Annotated[
-    str, typer.Option("--quantizer", help="How weights are rounded: clip, or minmax as in the paper.")
+Quantizers = Annotated[
+    str,
+    typer.Option(
+        "--quantizers",
+        help="How weights are rounded: clip, hqq, gptq (by calibration text), minmax as in the paper; or several.",
+    ),
 ]
 Strategy = Annotated[
     str,
@@ -88,7 +92,7 @@ def search(
     precisions: Precisions = DEFAULT_PRECISIONS,
     group: Group = "row",
     symmetric: Symmetric = False,
-    quantizer: Quantizer = "clip",
+    quantizers: Quantizers = "clip",
     vectors: Vectors = "float32",
     signs: Signs = True,
     strategy: Strategy = "knapsack",
@@ -128,7 +132,7 @@ def search(
         template=template(group, symmetric),
         vectors=vector_format(vectors),
         signs=signs,
-        quantizer=quantizer,
+        quantizers=tuple(quantizers.replace(",", " ").split()),
         order=cast("BlockOrder", order),
         strategy=strategy,
         seed=seed,

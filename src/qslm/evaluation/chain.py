@@ -102,10 +102,12 @@ class BlockChain:
     def _prefixes(self, allocation: Allocation) -> list[str]:
         """For every block of the chain, a digest of all formats up to and with it."""
         digest, found = hashlib.sha256(), []
+        chosen: dict[str, list[str]] = {}
+        for site, fmt, quantizer in allocation.choices():
+            chosen.setdefault(site.block, []).append(f"{site.name} {fmt} {quantizer}")
         for name in (INPUT, *self._names):
-            for site in self.anatomy.sites_of(name):
-                fmt = allocation[site.name]
-                digest.update(f"{site.name} {fmt} {allocation.quantizer if fmt.is_integer else ''}\n".encode())
+            for choice in chosen.get(name, ()):
+                digest.update(f"{choice}\n".encode())
             found.append(digest.hexdigest())
         return found[1:]
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from qslm import _native
 from qslm.anatomy import Anatomy
-from qslm.errors import QslmError
+from qslm.evaluation.calibration import calibration_split, linear_layers
 from qslm.evaluation.evaluator import GROWTH_BYTES, evaluation_mode, reset_state
 from qslm.formats import Format, canonical_json
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import round_site
+from qslm.quantizers import Inputs, round_site
 from qslm.search.costs import Costs
 from qslm.search.options import Options
 from qslm.tasks.task import Task
@@ -40,27 +40,35 @@ class Estimate:
     def to_json(self) -> str:
         """Canonical JSON, every number to the bit."""
         costs = [[site, str(fmt), cost] for (site, fmt), cost in self.costs.values.items()]
-        return canonical_json({"costs": costs, "samples": self.samples, "tokens": self.tokens, "work": self.work})
+        quantizers = [[site, str(fmt), name] for (site, fmt), name in self.costs.quantizers.items()]
+        return canonical_json(
+            {
+                "costs": costs,
+                "quantizers": quantizers,
+                "samples": self.samples,
+                "tokens": self.tokens,
+                "work": self.work,
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "Estimate":
         """The inverse of `to_json`."""
         content = json.loads(text)
-        costs = {(site, Format.parse(fmt)): cost for site, fmt, cost in content.pop("costs")}
-        return cls(Costs(costs), **content)
-
-
-def calibration_split(task: Task) -> str:
-    """The split that costs are estimated on: "calibrate", or where the task has none "search"."""
-    try:
-        task.batches("calibrate")
-    except (QslmError, KeyError):
-        return "search"
-    return "calibrate"
+        costs, quantizers = (
+            {(site, Format.parse(fmt)): value for site, fmt, value in content.pop(name)}
+            for name in ("costs", "quantizers")
+        )
+        return cls(Costs(costs, quantizers), **content)
 
 
 def estimate_costs(
-    model: nn.Module, anatomy: Anatomy, task: Task, options: Options, progress: Progress = SILENT
+    model: nn.Module,
+    anatomy: Anatomy,
+    task: Task,
+    options: Options,
+    progress: Progress = SILENT,
+    inputs: Inputs | None = None,
 ) -> Estimate:
     """Expect of every matrix i that `options` let a search round, in each of their formats f, the loss
 
@@ -69,8 +77,15 @@ def estimate_costs(
     F is the diagonal of the Fisher information, E[g^2] over samples and over labels drawn from the network's own
     predictions, so that c is the second-order term of the KL divergence to the float network (LeCun et al. 1990,
     "Optimal brain damage"; Kirkpatrick et al. 2017). Through spikes g is the surrogate gradient: an estimate, which
-    proposes and never decides. The sum over sites leaves interactions out. No format is expected to lose less than one
-    of more bits.
+    proposes and never decides. The sum over sites leaves interactions out.
+
+    With `inputs`, the statistics that calibrated quantizers look at, the matrices of linear layers have
+
+    c(i, f) = 1/2 sum_r G_r d_r M d_r^T,  d = W - W(f), M = E[x x^T] of the inputs, G_r = E[g_r^2] of output r,
+
+    the Fisher information as a product of inputs and outputs (K-FAC, Martens and Grosse 2015, with the diagonal of the
+    outputs): what a quantizer spreads over the inputs is seen together. Of several quantizers a format has the one of
+    the least cost. No format is expected to lose less than one of more bits that is stored alike.
 
     The text is a sample of about TOKENS tokens of the task's `calibration_split`, always the same. A matrix that no
     gradient reaches is expected to lose as much a number as the others do. Where none is reached, the network gives no
@@ -81,41 +96,62 @@ def estimate_costs(
     """
     sites, formats = options.matrices(anatomy), options.formats
     weights = dict(model.named_parameters(remove_duplicate=False))
-    fisher = _fisher(model, {site.name: weights[site.name] for site in sites}, task, progress)
+    seen = {} if inputs is None else {name: layer for name, layer in linear_layers(model, anatomy) if name in inputs}
+    fisher = _fisher(model, {site.name: weights[site.name] for site in sites}, seen, task, progress)
     work = (1 + BACKWARD) * fisher.tokens * len(anatomy.blocks)
     numel = {site.name: site.numel for site in sites}
     if fisher.sums:
         values: dict[tuple[str, Format], float] = {}
+        quantizers: dict[tuple[str, Format], str] = {}
         for site in progress.track(sites, len(sites), "rounding every site at every width"):
             if site.name in fisher.sums:
-                costs = _site_costs(weights[site.name], fisher, site.name, options)
-                values |= {(site.name, fmt): cost for fmt, cost in costs.items()}
+                for fmt, (cost, quantizer) in _site_costs(
+                    weights[site.name], fisher, site.name, options, inputs
+                ).items():
+                    values[site.name, fmt], quantizers[site.name, fmt] = cost, quantizer
         if np.isfinite(list(values.values())).all():
-            return Estimate(_with_unreached(values, numel, formats), fisher.samples, fisher.tokens, work)
+            values = _with_unreached(values, numel, formats)
+            several = quantizers if len(options.quantizers) > 1 else {}
+            return Estimate(Costs(values, several), fisher.samples, fisher.tokens, work)
     return Estimate(Costs.by_bits(numel.items(), formats), fisher.samples, fisher.tokens, work)
 
 
-def _site_costs(weight: Tensor, fisher: "_Fisher", name: str, options: Options) -> dict[Format, float]:
-    """c of one site in every format, which does not fall as bits do."""
+def _site_costs(
+    weight: Tensor, fisher: "_Fisher", name: str, options: Options, inputs: Inputs | None
+) -> dict[Format, tuple[float, str]]:
+    """c of one site in every format with the quantizer that it is of; it does not fall as bits do."""
     weight = weight.detach().cpu()
-    costs: dict[Format, float] = {}
-    least = 0.0
+    moment = inputs[name].moment if inputs is not None and name in fisher.of_outputs else None
+    costs: dict[Format, tuple[float, str]] = {}
+    least: dict[Format, float] = {}  # of what is stored alike
     for fmt in options.formats:
-        error = round_site(weight, fmt, options.quantizer, name=name).dequantize().sub_(weight).square_()
-        cost = float(error.mul_(fisher.sums[name]).sum(dtype=torch.float64)) / (2 * fisher.predictions)
-        costs[fmt] = least = max(least, cost)
+        found = []
+        for quantizer in options.quantizers:
+            error = round_site(weight, fmt, quantizer, name=name, inputs=inputs).dequantize().sub_(weight)
+            found.append((_cost(error, fisher.sums[name], moment) / (2 * fisher.predictions), quantizer))
+        alike = replace(fmt, bits=8)
+        cost, quantizer = min(found, key=lambda one: one[0])
+        least[alike] = max(least.get(alike, 0.0), cost)
+        costs[fmt] = least[alike], quantizer
     return costs
+
+
+def _cost(error: Tensor, sums: Tensor, moment: Tensor | None) -> float:
+    """The weighed square of a rounding error (out, in), twice over: by number, or by output and inputs."""
+    if moment is None:
+        return float(error.square_().mul_(sums).sum(dtype=torch.float64))
+    return float((error @ moment).mul_(error).sum(1).mul_(sums).sum(dtype=torch.float64))
 
 
 def _with_unreached(
     values: dict[tuple[str, Format], float], numel: Mapping[str, int], formats: Sequence[Format]
-) -> Costs:
+) -> dict[tuple[str, Format], float]:
     """The costs, and those of the sites without any: the others' cost a number, for each of theirs."""
     reached = {name for name, _ in values}
     total = sum(numel[name] for name in reached)
     means = {fmt: sum(values[name, fmt] for name in reached) / total for fmt in formats}
     rest = {(name, fmt): numel[name] * means[fmt] for name in numel.keys() - reached for fmt in formats}
-    return Costs({**values, **rest})
+    return {**values, **rest}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,19 +165,30 @@ class _Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Fisher:
-    """The sum of the squared gradient of each site that one reached, over the samples, and what it was summed over."""
+    """The sums of squared gradients of each site that one reached, over the samples, and what they were summed over.
+
+    sums: of every number of the site or, where it is one of `of_outputs`, of every output (out,) of its layers.
+    """
 
     sums: dict[str, Tensor]
+    of_outputs: frozenset[str]
     samples: int
     tokens: int
     predictions: int
 
 
-def _fisher(model: nn.Module, live: Mapping[str, nn.Parameter], task: Task, progress: Progress) -> _Fisher:
+def _fisher(
+    model: nn.Module,
+    live: Mapping[str, nn.Parameter],
+    seen: Mapping[str, nn.Linear],
+    task: Task,
+    progress: Progress,
+) -> _Fisher:
     generator = torch.Generator().manual_seed(SEED)
     sums: dict[str, Tensor] = {}
     samples = tokens = predictions = 0
-    with evaluation_mode(model), _only(live.values(), model), _summing(live, sums):
+    numbers = {name: weight for name, weight in live.items() if name not in seen}
+    with evaluation_mode(model), _only(live.values(), model), _summing(numbers, sums), _summing_outputs(seen, sums):
         drawn = _samples(model, task, generator)
         for sample in progress.track(drawn, len(drawn), "what to expect"):
             reset_state(model)
@@ -155,7 +202,7 @@ def _fisher(model: nn.Module, live: Mapping[str, nn.Parameter], task: Task, prog
             predictions += len(logits)
             del logits
             _native.return_freed_memory(GROWTH_BYTES)
-    return _Fisher(sums, samples, tokens, predictions)
+    return _Fisher(sums, frozenset(seen), samples, tokens, predictions)
 
 
 def _logits(model: nn.Module, sample: _Sample) -> Tensor | None:
@@ -198,6 +245,29 @@ def _summing(live: Mapping[str, nn.Parameter], sums: dict[str, Tensor]) -> Itera
         return add
 
     hooks = [weight.register_post_accumulate_grad_hook(adder(name)) for name, weight in live.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _summing_outputs(layers: Mapping[str, nn.Linear], sums: dict[str, Tensor]) -> Iterator[None]:
+    """The gradient of every output of the layers is squared and added to the sum of the layer's site."""
+
+    def adder(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def add(gradient: Tensor) -> None:
+            square = gradient.detach().flatten(0, -2).to("cpu", torch.float32).square().sum(0)
+            sums[name] = sums[name].add_(square) if name in sums else square
+
+        def watch(layer: nn.Module, arguments: Any, output: Tensor) -> None:
+            if output.requires_grad:
+                output.register_hook(add)
+
+        return watch
+
+    hooks = [layer.register_forward_hook(adder(name)) for name, layer in layers.items()]
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from qslm.evaluation.parts import Parts, Stop, consecutive
 from qslm.evaluation.prefix import PREFIX_BYTES, PrefixCache
 from qslm.formats import Format
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import round_site
+from qslm.quantizers import Inputs, round_site
 from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task, Units, as_task
 
@@ -61,7 +61,7 @@ class Evaluator:
     site is first written to, so that memory never holds more than the network twice, and is written back by
     `close`, or at the end of a `with`. A site whose format does not change is not rounded again. The network
     is in evaluation mode as long. Rounding is done on the CPU, wherever the network is, so that the same bits
-    are packed later.
+    are packed later. `inputs` is what calibrated quantizers look at.
 
     Outputs of blocks are kept, `cache_bytes` of them (512 MiB; 0 keeps none), so that an allocation is run only from
     where it differs from an earlier one, with the same bits (`BlockChain`). `work` counts tokens times blocks that
@@ -76,8 +76,9 @@ class Evaluator:
         progress: Progress = SILENT,
         *,
         cache_bytes: int = PREFIX_BYTES,
+        inputs: Inputs | None = None,
     ) -> None:
-        self.model, self.anatomy, self.task = model, anatomy, task
+        self.model, self.anatomy, self.task, self.inputs = model, anatomy, task, inputs
         self.work = 0
         self.chain = BlockChain(model, anatomy, PrefixCache(cache_bytes))
         self._progress = progress
@@ -164,18 +165,17 @@ class Evaluator:
 
     def apply(self, allocation: Allocation) -> None:
         """Give every site the numbers that it stands for in its format, (code - zero) * scale."""
-        for site, fmt in allocation.items():
-            wanted = (fmt, allocation.quantizer if fmt.is_integer else "")
-            if self._applied.get(site.name) != wanted:
-                self._write(site, fmt, allocation.quantizer)
-                self._applied[site.name] = wanted
+        for site, fmt, quantizer in allocation.choices():
+            if self._applied.get(site.name) != (fmt, quantizer):
+                self._write(site, fmt, quantizer)
+                self._applied[site.name] = fmt, quantizer
 
     @torch.no_grad()
     def _write(self, site: Site, fmt: Format, quantizer: str) -> None:
         live = self._live[site.name]
         if site.name not in self._originals:
             self._originals[site.name] = live.detach().to("cpu", copy=True)
-        rounded = round_site(self._originals[site.name], fmt, quantizer, name=site.name)
+        rounded = round_site(self._originals[site.name], fmt, quantizer, name=site.name, inputs=self.inputs)
         live.copy_(rounded.dequantize())
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from qslm.evaluation.workers import (
     surroundings,
 )
 from qslm.progress import SILENT, Progress
+from qslm.quantizers import Inputs
 from qslm.tasks.task import Losses, Task, Units
 
 DEATHS = 3  # in a row on one batch, or at the start
@@ -256,17 +257,19 @@ def make_pool(
     ray: str | None = None,
     threads: int | None = None,
     cache_bytes: int = PREFIX_BYTES,
+    inputs: Inputs | None = None,
 ) -> Pool:
     """A pool of `workers` processes of this machine, or, where `ray` is given, of actors on that Ray cluster.
 
     The network has to be as it is measured: float, on the CPU. On a cluster `workers` is by default as many as it
     has room for. `threads` are those of each worker, by default as many as this process uses, since with them the
-    numbers are those of this process to the bit. `cache_bytes` are shared out among the workers.
+    numbers are those of this process to the bit. `cache_bytes` are shared out among the workers. `inputs`
+    is what calibrated quantizers look at.
 
     Raises StudyError when network or task cannot be sent, Ray is missing, or the cluster cannot be reached.
     """
     threads = threads or torch.get_num_threads()
-    content = model, anatomy, task
+    content = model, anatomy, task, inputs
     settings = Settings(threads, cache_bytes)
     count = 1 if workers is None else workers
     if ray is None and count * threads > (cpus := os.cpu_count() or 1):

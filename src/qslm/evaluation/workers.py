@@ -107,11 +107,11 @@ class Worker:
     """
 
     def __init__(self, pickled: bytes, floats: Any, own: Any, settings: Settings) -> None:
-        """Take a parcel of (network, anatomy, task): `floats` is its buffer, `own` a copy that may be written to."""
+        """Take a parcel of (network, anatomy, task, inputs): `floats` is its buffer, `own` a copy to be written to."""
         torch.set_num_threads(settings.threads)
-        model, anatomy, task = read_parcel(pickled, own)
-        originals = read_parcel(pickled, floats)[0]
-        self._evaluator = _SharingEvaluator(model, anatomy, task, cache_bytes=settings.cache_bytes)
+        model, anatomy, task, _ = read_parcel(pickled, own)
+        originals, _, _, inputs = read_parcel(pickled, floats)
+        self._evaluator = _SharingEvaluator(model, anatomy, task, cache_bytes=settings.cache_bytes, inputs=inputs)
         self._evaluator.share(originals.state_dict(keep_vars=True))
         self._allocation = lru_cache(maxsize=1)(lambda text: Allocation.from_json(anatomy, text))
 

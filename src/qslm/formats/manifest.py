@@ -17,11 +17,14 @@ _ALTERED = "The file was damaged or altered: write it again or fetch it again."
 
 @dataclass(frozen=True)
 class Manifest:
-    """Format and shape of every site by its name, the site that each alias stands for, and the quantizer."""
+    """Format and shape of every site by its name, the site that each alias stands for, and the quantizers.
+
+    `quantizer` is the name of one, or that of every integer site where they differ.
+    """
 
     sites: dict[str, tuple[Format, tuple[int, ...]]]
     aliases: dict[str, str]
-    quantizer: str
+    quantizer: str | dict[str, str]
 
     def text(self) -> str:
         """Canonical JSON, the metadata of the file."""
@@ -38,8 +41,9 @@ class Manifest:
             raise ArtifactError(
                 f"The file is of version {found}, this qslm reads version {VERSION}.", "Install a newer qslm."
             )
-        sites, aliases, quantizer = (content.get(key) for key in ("sites", "aliases", "quantizer"))
-        if not (isinstance(sites, dict) and isinstance(aliases, dict) and isinstance(quantizer, str)):
+        sites, aliases = content.get("sites"), content.get("aliases")
+        quantizer = _quantizer(content.get("quantizer"))
+        if not (isinstance(sites, dict) and isinstance(aliases, dict) and quantizer is not None):
             raise ArtifactError("The metadata has not its fields: sites, aliases, quantizer.", _ALTERED)
         for alias, name in aliases.items():
             if not isinstance(name, str) or name not in sites or alias in sites:
@@ -61,6 +65,13 @@ class Manifest:
         size = len(found) + sum(map(data_bytes, self.stored()))
         if file_bytes != size:
             raise ArtifactError(f"The file has {file_bytes:,} bytes, its header makes {size:,}.", _ALTERED)
+
+
+def _quantizer(found: object) -> str | dict[str, str] | None:
+    """One name, or the names of sites' quantizers; None where it is neither."""
+    if isinstance(found, dict):
+        return found if all(isinstance(name, str) for name in found.values()) else None
+    return found if isinstance(found, str) else None
 
 
 def _site(name: str, site: object) -> tuple[Format, tuple[int, ...]]:

@@ -1,5 +1,14 @@
 """Methods that round weights into integer formats."""
 
-from qslm.quantizers.apply import QUANTIZERS, Quantizer, RoundedSites, round_site
+from qslm.quantizers.apply import CALIBRATED, QUANTIZERS, Inputs, RoundedSites, check_quantizers, round_site
+from qslm.quantizers.statistics import InputStatistics
 
-__all__ = ["QUANTIZERS", "Quantizer", "RoundedSites", "round_site"]
+__all__ = [
+    "CALIBRATED",
+    "QUANTIZERS",
+    "InputStatistics",
+    "Inputs",
+    "RoundedSites",
+    "check_quantizers",
+    "round_site",
+]

@@ -1,8 +1,9 @@
 """Rounding one site of a network into any format."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, TypeAlias
 
 import torch
 
@@ -11,7 +12,8 @@ from qslm.errors import AllocationError, FormatError
 from qslm.formats import Format, matrix_shape
 from qslm.formats.dtypes import value_dtype
 from qslm.formats.quantized import QuantizedTensor
-from qslm.quantizers import clip, minmax
+from qslm.quantizers import clip, gptq, hqq, minmax
+from qslm.quantizers.statistics import InputStatistics
 
 
 class Quantizer(Protocol):
@@ -22,7 +24,22 @@ class Quantizer(Protocol):
         ...
 
 
-QUANTIZERS: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize}
+class CalibratedQuantizer(Protocol):
+    """Rounds a weight by what its matrix sees on calibration text."""
+
+    def __call__(
+        self, weight: torch.Tensor, format: Format, *, name: str = "weight", inputs: InputStatistics
+    ) -> QuantizedTensor:
+        """`name` is for errors."""
+        ...
+
+
+Inputs: TypeAlias = Mapping[str, InputStatistics]  # by the name of the site
+
+DATA_FREE: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize, "hqq": hqq.quantize}
+CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": gptq.quantize}
+QUANTIZERS = (*DATA_FREE, *CALIBRATED)
+WITHOUT_INPUTS = "clip"  # rounds a site that is no matrix of a linear layer in place of a calibrated quantizer
 
 _DAMAGED = "The checkpoint is damaged: train it, convert it or fetch it anew."
 _ANOTHER = "Give the state dict of the network that the allocation was made for."
@@ -30,12 +47,19 @@ _ANOTHER = "Give the state dict of the network that the allocation was made for.
 
 @torch.no_grad()
 def round_site(
-    weight: torch.Tensor, format: Format, quantizer: str = "minmax", *, name: str = "weight"
+    weight: torch.Tensor,
+    format: Format,
+    quantizer: str = "minmax",
+    *,
+    name: str = "weight",
+    inputs: Inputs | None = None,
 ) -> QuantizedTensor:
     """Round a tensor of any shape into `format`; an integer format sees it as (shape[0], all other axes).
 
-    A sign is 1 where x >= 0, -0.0 too. Raises FormatError, which says `name`, for numbers that are not finite
-    or would not be in `format`, and AllocationError for an unknown quantizer.
+    A sign is 1 where x >= 0, -0.0 too. A calibrated quantizer looks for the statistics of `name` in `inputs`; what has
+    none there, because no linear layer multiplies by it, is rounded by WITHOUT_INPUTS. Raises FormatError, which says
+    `name`, for numbers that are not finite or would not be in `format`, and AllocationError for an unknown quantizer,
+    or a calibrated one without `inputs`.
     """
     weight = weight.detach()
     _refuse_nonfinite(weight, f"{name} has {{}} numbers that are not finite.", _DAMAGED)
@@ -49,7 +73,7 @@ def round_site(
     if weight.numel() == 0:
         raise FormatError(f"{name} of shape {list(shape)} has no numbers to round.", "Keep it in float32.")
     matrix = weight.to(torch.float32).reshape(matrix_shape(shape))
-    rounded = _find(quantizer)(matrix, format, name=name)
+    rounded = _rounded(matrix, format, quantizer, name, inputs)
     return QuantizedTensor(format, shape, rounded.codes, rounded.scales, rounded.zeros)
 
 
@@ -57,11 +81,13 @@ def round_site(
 class RoundedSites(Mapping[str, QuantizedTensor]):
     """The sites of an allocation by name, each rounded when it is asked for, so that one at a time is in memory.
 
-    `state` is a state dict that has them. Raises AllocationError when it lacks a site or has another shape.
+    `state` is a state dict that has them, `inputs` what calibrated quantizers look at. Raises AllocationError when the
+    state lacks a site or has another shape.
     """
 
     state: Mapping[str, torch.Tensor]
     allocation: Allocation
+    inputs: Inputs | None = None
 
     def __getitem__(self, name: str) -> QuantizedTensor:
         site = self.allocation.anatomy[name]
@@ -72,7 +98,12 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
             raise AllocationError(
                 f"{site.name} has shape {list(weight.shape)}, the allocation is for {list(site.shape)}.", _ANOTHER
             )
-        return round_site(weight, self.allocation[name], self.allocation.quantizer, name=site.name)
+        fmt, quantizer = self._choices[site.name]
+        return round_site(weight, fmt, quantizer, name=site.name, inputs=self.inputs)
+
+    @cached_property
+    def _choices(self) -> dict[str, tuple[Format, str]]:
+        return {site.name: (fmt, quantizer) for site, fmt, quantizer in self.allocation.choices()}
 
     def __iter__(self) -> Iterator[str]:
         return (site.name for site in self.allocation.anatomy.sites)
@@ -81,10 +112,24 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
         return len(self.allocation.anatomy.sites)
 
 
-def _find(quantizer: str) -> Quantizer:
-    if quantizer not in QUANTIZERS:
-        raise AllocationError(f"There is no quantizer {quantizer!r}.", f"Choose one of: {', '.join(QUANTIZERS)}.")
-    return QUANTIZERS[quantizer]
+def check_quantizers(names: Iterable[str]) -> None:
+    """Raise AllocationError on a name that is no quantizer's."""
+    for name in names:
+        if name not in QUANTIZERS:
+            raise AllocationError(f"There is no quantizer {name[:64]!r}.", f"Choose one of: {', '.join(QUANTIZERS)}.")
+
+
+def _rounded(matrix: torch.Tensor, format: Format, quantizer: str, name: str, inputs: Inputs | None) -> QuantizedTensor:
+    check_quantizers([quantizer])
+    if quantizer in CALIBRATED and inputs is None:
+        raise AllocationError(
+            f"{quantizer} rounds {name} by what it sees on calibration text, and there are no statistics of that.",
+            f"Collect them, or choose one of: {', '.join(DATA_FREE)}.",
+        )
+    if quantizer in CALIBRATED and inputs is not None and name in inputs:
+        return CALIBRATED[quantizer](matrix, format, name=name, inputs=inputs[name])
+    method = DATA_FREE[WITHOUT_INPUTS if quantizer in CALIBRATED else quantizer]
+    return method(matrix, format, name=name)
 
 
 def _refuse_nonfinite(values: torch.Tensor, problem: str, remedy: str) -> None:

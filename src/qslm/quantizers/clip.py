@@ -9,7 +9,7 @@ import torch
 
 from qslm.formats import Format
 from qslm.formats.quantized import QuantizedTensor
-from qslm.quantizers.grid import Grid, extremes, grid, quantize_to, squared_error
+from qslm.quantizers.grid import Grid, extremes, grid, merged, quantize_to, squared_error
 
 COARSE = tuple(-tenth / 10 for tenth in range(1, 10))
 FINE = (0.08, 0.06, 0.04, 0.02, -0.02, -0.04, -0.06, -0.08)
@@ -17,6 +17,11 @@ FINE = (0.08, 0.06, 0.04, 0.02, -0.02, -0.04, -0.06, -0.08)
 
 def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight") -> QuantizedTensor:
     """Round a finite float32 weight (out, in) into an integer format; raises as min-max does."""
+    return quantize_to(weight, search_grid(weight, format, name), format)
+
+
+def search_grid(weight: torch.Tensor, format: Format, name: str) -> Grid:
+    """The grid of the smallest squared error of each scale, for a weight (out, in)."""
     low, high = extremes(weight, format)
     best = grid(low, high, format, name)
     unit = best.scales.float()
@@ -29,12 +34,7 @@ def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight") -> Q
             candidate = grid(low * tried, high * tried, format, name)
             its_error = squared_error(weight, candidate, unit, format)
             better = its_error < error
-            best = _merged(better, candidate, best)
+            best = merged(better, candidate, best)
             error = torch.where(better, its_error, error)
             ratio = torch.where(better, tried, ratio)
-    return quantize_to(weight, best, format)
-
-
-def _merged(where: torch.Tensor, one: Grid, other: Grid) -> Grid:
-    scales = torch.where(where, one.scales, other.scales)
-    return Grid(scales, torch.where(where, one.zeros, other.zeros))
+    return best

@@ -25,7 +25,7 @@ class Grid:
 
 def extremes(weight: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
     """The lowest and the highest number of every scale, zero included: two (rows, groups) float64."""
-    lows, highs = zip(*(torch.aminmax(part, dim=-1) for _, part in _parts(weight, format)), strict=True)
+    lows, highs = zip(*(torch.aminmax(part, dim=-1) for _, part in parts(weight, format)), strict=True)
     low, high = torch.cat(lows).double(), torch.cat(highs).double()
     if format.granularity == "tensor":
         low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
@@ -52,9 +52,9 @@ def grid(low: torch.Tensor, high: torch.Tensor, format: Format, name: str) -> Gr
 def quantize_to(weight: torch.Tensor, on: Grid, format: Format) -> QuantizedTensor:
     """Round a weight (out, in) to the nearest points of a grid."""
     codes = torch.empty(weight.shape, dtype=code_dtype(format), device=weight.device)
-    for rows, part in _parts(weight, format):
-        scales, zeros = _beside(on, rows)
-        rounded = _round(part, scales, zeros, format).to(code_dtype(format))
+    for rows, part in parts(weight, format):
+        scales, zeros = beside(on, rows)
+        rounded = round_to(part, scales, zeros, format).to(code_dtype(format))
         count = rows.stop - rows.start
         codes[rows] = rounded.reshape(count, -1)[:, : weight.shape[1]]
     points = on.zeros if format.has_zeros else None
@@ -67,25 +67,36 @@ def squared_error(weight: torch.Tensor, on: Grid, unit: torch.Tensor, format: Fo
     `unit` (rows, groups) float32 keeps the squares of very large and very small weights within float32.
     """
     errors = []
-    for rows, part in _parts(weight, format):
-        scales, zeros = _beside(on, rows)
-        steps = _round(part, scales, zeros, format) - zeros
+    for rows, part in parts(weight, format):
+        scales, zeros = beside(on, rows)
+        steps = round_to(part, scales, zeros, format) - zeros
         difference = (part - steps * scales) / part_of(unit, rows)[..., None]
         errors.append(difference.square_().sum(-1).double())
-    total = torch.cat(errors)
-    return total.sum(0, keepdim=True) if format.granularity == "tensor" else total
+    return total(errors, format)
 
 
-def _round(part: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, format: Format) -> torch.Tensor:
+def total(found: list[torch.Tensor], format: Format) -> torch.Tensor:
+    """What was found of the numbers of each scale, part by part, for all of them: (rows, groups)."""
+    joined = torch.cat(found)
+    return joined.sum(0, keepdim=True) if format.granularity == "tensor" else joined
+
+
+def merged(where: torch.Tensor, one: Grid, other: Grid) -> Grid:
+    """The scales and zero points of `one` where (rows, groups) says so, else those of `other`."""
+    return Grid(torch.where(where, one.scales, other.scales), torch.where(where, one.zeros, other.zeros))
+
+
+def round_to(part: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, format: Format) -> torch.Tensor:
+    """The codes of numbers that lie beside their scales and zero points, as float32."""
     return torch.round(part / scales).add_(zeros).clamp_(format.lowest, format.highest)
 
 
-def _beside(on: Grid, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+def beside(on: Grid, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """Scales and zero points of some rows as float32 (rows, groups, 1)."""
     return part_of(on.scales, rows).float()[..., None], part_of(on.zeros, rows).float()[..., None]
 
 
-def _parts(weight: torch.Tensor, format: Format) -> Iterator[tuple[slice, torch.Tensor]]:
+def parts(weight: torch.Tensor, format: Format) -> Iterator[tuple[slice, torch.Tensor]]:
     """Some rows of a weight at a time as (rows, groups, numbers of one scale)."""
     size = format.group_size
     for rows in row_chunks(*weight.shape):

@@ -1,7 +1,7 @@
 """What a search may expect of every format at every site, before anything is measured."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 
 from qslm.allocation import Allocation
@@ -13,11 +13,13 @@ from qslm.formats import Format
 class Costs:
     """The expected loss of each (site name, format) alone, not negative; in nats per token or sentence.
 
-    What is not listed is expected to lose nothing. An expectation orders and proposes, it never decides. Raises
+    What is not listed is expected to lose nothing. `quantizers` names the method of each where the options have
+    several. An expectation orders and proposes, it never decides. Raises
     StudyError on a cost that is negative or not finite.
     """
 
     values: Mapping[tuple[str, Format], float]
+    quantizers: Mapping[tuple[str, Format], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for (site, fmt), cost in self.values.items():
@@ -28,13 +30,18 @@ class Costs:
         """The expected loss of one site in one format."""
         return self.values.get((site, format), 0.0)
 
+    def quantizer(self, site: str, format: Format) -> str | None:
+        """The method that a site is rounded by in a format; None where there is no choice."""
+        return self.quantizers.get((site, format))
+
     def total(self, allocation: Allocation) -> float:
         """The expected loss of an allocation: the sum over its sites."""
         return sum(self.of(site.name, format) for site, format in allocation.items())
 
     def scaled(self, factors: Mapping[str, float]) -> "Costs":
         """These costs with those of each site multiplied by its factor, 1 where it has none."""
-        return Costs({(site, fmt): cost * factors.get(site, 1.0) for (site, fmt), cost in self.values.items()})
+        values = {(site, fmt): cost * factors.get(site, 1.0) for (site, fmt), cost in self.values.items()}
+        return replace(self, values=values)
 
     def corrected(self, measured: Mapping[tuple[str, Format], tuple[float, float]]) -> "Costs":
         """These costs, corrected by the measured loss of a site alone in a format and its standard error.
@@ -47,7 +54,8 @@ class Costs:
             trust = cost * cost / (cost * cost + error * error) if cost > 0 and isfinite(error) else 0.0
             return max(0.0, (1 - trust) * cost + trust * loss) if trust and isfinite(loss) else cost
 
-        return Costs({key: mean(cost, *measured.get(key, (cost, inf))) for key, cost in self.values.items()})
+        values = {key: mean(cost, *measured.get(key, (cost, inf))) for key, cost in self.values.items()}
+        return replace(self, values=values)
 
     @classmethod
     def by_bits(cls, sites: Iterable[tuple[str, int]], formats: Iterable[Format]) -> "Costs":

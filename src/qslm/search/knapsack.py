@@ -162,7 +162,9 @@ class KnapsackSearch(Strategy):
     def _allocation(self, front: Front, point: int) -> Allocation:
         options = front.options(point)
         formats = {site.name: self._formats[option] for site, option in zip(self._sites, options, strict=True)}
-        return self._options.mixed(self._anatomy, formats)
+        return self._options.mixed(
+            self._anatomy, formats, {name: self._costs.quantizer(name, fmt) for name, fmt in formats.items()}
+        )
 
     def _item(self, site: Site) -> Item:
         sizes = tuple(sum(map(data_bytes, stored_tensors(fmt, site.shape, site.name))) for fmt in self._formats)
@@ -214,7 +216,7 @@ class KnapsackSearch(Strategy):
                 return
             moved = best.allocation
             for step in moves[place] if keeps[place] else ():
-                moved = moved.replace([step.site], step.format)
+                moved = moved.replace([step.site], step.format, self._costs.quantizer(step.site, step.format))
             if keeps[place] and moved.key not in self._told and self._goal.keeps_memory(moved):
                 yield moved, ", ".join(f"{step.site} at {step.format}" for step in moves[place])
 

@@ -26,7 +26,9 @@ class Options:
 
     precisions: the bit widths to try. template: how integers are stored (granularity, symmetry, scale type); a
     precision replaces its bits. vectors: the float format of one-dimensional parameters. signs: whether a binarized
-    embedding is stored as signs. quantizer: how weights are rounded, "clip" or "minmax". strategy: one of NAMES.
+    embedding is stored as signs. quantizers: how weights are rounded, "clip", "minmax", "hqq" or "gptq"; of several the
+    knapsack takes for every site and format the one that is expected to lose least, the other strategies the first.
+    strategy: one of NAMES.
     order: of the blocks in the tiered search, by the loss of each alone ("sensitivity") or as they stand
     ("network"). seed: of the strategies that draw. max_evaluations: random, tpe and nsga2
     have no other end and take EVALUATIONS where it is None. max_seconds: no evaluation begins later. early: whether an
@@ -38,7 +40,7 @@ class Options:
     template: Format = TEMPLATE
     vectors: Format = FLOAT32
     signs: bool = True
-    quantizer: str = "clip"
+    quantizers: tuple[str, ...] = ("clip",)
     order: Order = "sensitivity"
     strategy: str = "knapsack"
     seed: int = 0
@@ -49,6 +51,8 @@ class Options:
     def __post_init__(self) -> None:
         if not self.precisions:
             raise AllocationError("The list of precisions is empty.", "Give bit widths, such as 8 6 4.")
+        if not self.quantizers:
+            raise AllocationError("The list of quantizers is empty.", "Give one, such as clip.")
         if self.template.kind != "integer":
             raise AllocationError(f"{self.template} is no integer format.", "Give one such as int4-row or int4-g64.")
         if self.vectors.kind != "float":
@@ -69,16 +73,24 @@ class Options:
 
     def uniform(self, anatomy: Anatomy, fmt: Format) -> Allocation:
         """Every matrix in `fmt`, vectors and signs as these options say."""
-        return Allocation.uniform(anatomy, fmt, vectors=self.vectors, signs=self.signs, quantizer=self.quantizer)
+        return Allocation.uniform(anatomy, fmt, vectors=self.vectors, signs=self.signs, quantizer=self.quantizers[0])
 
     def matrices(self, anatomy: Anatomy) -> tuple[Site, ...]:
         """The sites that a precision is given to: the matrices, without what is kept as signs."""
         return tuple(site for site in anatomy.sites if not site.is_vector and not (self.signs and site.binarized))
 
-    def mixed(self, anatomy: Anatomy, formats: Mapping[str, Format]) -> Allocation:
-        """Each of `matrices` in the format of its name, vectors and signs as these options say."""
+    def mixed(
+        self, anatomy: Anatomy, formats: Mapping[str, Format], quantizers: Mapping[str, str | None] | None = None
+    ) -> Allocation:
+        """Each of `matrices` in the format of its name, vectors and signs as these options say.
+
+        `quantizers` are those of sites that have another one than the first.
+        """
         rest = self.uniform(anatomy, FLOAT32)
-        return Allocation(anatomy, tuple(formats.get(site.name, fmt) for site, fmt in rest.items()), self.quantizer)
+        first = self.quantizers[0]
+        names = tuple((quantizers or {}).get(site.name) or first for site in anatomy.sites)
+        chosen = tuple(formats.get(site.name, fmt) for site, fmt in rest.items())
+        return Allocation(anatomy, chosen, first if set(names) == {first} else names)
 
     def smallest(self, anatomy: Anatomy) -> Allocation:
         """The smallest allocation that the search can reach: every matrix at the lowest precision."""
@@ -90,7 +102,12 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values."""
-        texts = {"template": str(self.template), "vectors": str(self.vectors), "precisions": list(self.precisions)}
+        texts = {
+            "template": str(self.template),
+            "vectors": str(self.vectors),
+            "precisions": list(self.precisions),
+            "quantizers": list(self.quantizers),
+        }
         return {**vars(self), **texts}
 
 

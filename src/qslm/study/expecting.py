@@ -1,18 +1,29 @@
 """What a search may expect of every format at every site: an estimate, and what a study of sensitivity has measured."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+from torch import nn
 
 from qslm.allocation import Allocation
-from qslm.evaluation.estimates import Estimate, calibration_split, estimate_costs
+from qslm.anatomy import Anatomy
+from qslm.errors import ArtifactError, LedgerError, StudyError
+from qslm.evaluation import Ledger
+from qslm.evaluation.calibration import calibration_split
+from qslm.evaluation.estimates import Estimate, estimate_costs
+from qslm.evaluation.inputs import StoredInputs, collect_inputs, write_inputs
 from qslm.formats import FLOAT32, Format, canonical_json
+from qslm.formats.reading import file_digest
 from qslm.progress import Progress
+from qslm.quantizers import CALIBRATED, Inputs
 from qslm.search import Goal, Options
+from qslm.study import folder
 from qslm.study.judging import ALONE, EXACT, Judge
 from qslm.study.measuring import Measurements
 from qslm.tasks.statistics import CONFIDENCE
+from qslm.tasks.task import Task
 
 Measured = dict[tuple[str, Format], tuple[float, float]]
 
@@ -27,23 +38,56 @@ def estimate(measurements: Measurements, options: Options, progress: Progress) -
     evaluator, task = measurements.evaluator, measurements.evaluator.task
     rounded = {site.name: [str(fmt) for fmt in options.formats] for site in options.matrices(evaluator.anatomy)}
     text = task.fingerprint(calibration_split(task))
-    key = canonical_json({"formats": rounded, "quantizer": options.quantizer, "text": text})
+    key = canonical_json({"formats": rounded, "quantizers": options.quantizers, "text": text})
     found = measurements.ledger.estimate(key)
     if found is None:
         evaluator.restore()
-        found = estimate_costs(evaluator.model, evaluator.anatomy, task, options, progress).to_json()
+        found = estimate_costs(evaluator.model, evaluator.anatomy, task, options, progress, evaluator.inputs).to_json()
         measurements.ledger.put_estimate(key, found)
     return Estimate.from_json(found)
 
 
+def inputs_of(
+    run: Path, ledger: Ledger, model: nn.Module, anatomy: Anatomy, task: Task, options: Options, progress: Progress
+) -> Inputs | None:
+    """What calibrated quantizers look at, in the run folder: as it is there, or collected now; None without them.
+
+    What was measured with other statistics is not gone on with: raises LedgerError.
+    """
+    if not set(options.quantizers) & set(CALIBRATED):
+        return None
+    meaning, path = f"{task.name} {task.fingerprint(calibration_split(task))}", run / folder.INPUTS
+    recorded = ledger.estimate(folder.INPUTS)
+    if recorded is None or not path.is_file() or file_digest(path) != recorded:
+        digest = write_inputs(path, collect_inputs(model, anatomy, task, progress), meaning)
+        if recorded not in (None, digest):
+            raise LedgerError(
+                f"{run} holds evaluations of weights that were rounded by other statistics of the calibration text.",
+                "Give the same calibration text and threads as before, or name another folder.",
+            )
+        ledger.put_estimate(folder.INPUTS, digest)
+    return StoredInputs(path)
+
+
+def stored_inputs(run: Path, allocation: Allocation) -> Inputs | None:
+    """The statistics that a study has left in its folder, where `allocation` was rounded by them. Raises StudyError."""
+    if not set(allocation.quantizers) & set(CALIBRATED):
+        return None
+    try:
+        return StoredInputs(run / folder.INPUTS)
+    except ArtifactError as error:
+        raise StudyError(error.problem, folder.AGAIN) from error
+
+
 def measured_alone(measurements: Measurements, options: Options, judge: Judge, goal: Goal) -> Measured:
     """The loss of each (site name, format) alone and its standard error, in nats as `Costs`, where
-    `qslm.study.sensitivity` has measured it; nothing where vectors are rounded too, for they lose something as well.
+    `qslm.study.sensitivity` has measured it; nothing where vectors are rounded too, for they lose something as well,
+    or where there are several quantizers.
 
     What a search itself has measured is left out: a study that goes on after a kill must expect what it expected.
     """
     base = options.uniform(measurements.evaluator.anatomy, FLOAT32)
-    if any(fmt not in EXACT for fmt in base.formats):
+    if len(options.quantizers) > 1 or any(fmt not in EXACT for fmt in base.formats):
         return {}
     rows = {row.key: row.evaluation for row in measurements.ledger.rows("search") if row.tier == ALONE}
     found: Measured = {}

@@ -16,6 +16,7 @@ from qslm.formats.reading import file_digest
 from qslm.formats.staging import write_bytes
 
 STUDY, LEDGER, ARTIFACT, SELECTION = folders.STUDY, folders.LEDGER, folders.ARTIFACT, "selection.json"
+INPUTS = "inputs.safetensors"  # what calibrated quantizers look at
 VERSION = 1  # of study.json
 AGAIN = "Run the search again in this folder."
 

@@ -245,18 +245,17 @@ def sampling_groups(places: Sequence[Units], exchangeable: bool) -> Units:
 
 
 def _nowhere_finer(one: Allocation, other: Allocation) -> bool:
-    """Whether `one` gives no site more bits than `other`, in formats that differ in nothing else."""
-    if one.quantizer != other.quantizer:
-        return False
-    pairs = zip(one.formats, other.formats, strict=True)
+    """Whether `one` gives no site more bits than `other`, in formats that differ in nothing else, rounded alike."""
+    pairs = zip(one.choices(), other.choices(), strict=True)
     return all(
-        mine == theirs
+        (mine, method) == (theirs, their_method)
         or (theirs == FLOAT32 and mine.is_integer)
         or (
-            mine.is_integer
+            method == their_method
+            and mine.is_integer
             and theirs.is_integer
             and mine.bits < theirs.bits
             and replace(mine, bits=theirs.bits) == theirs
         )
-        for mine, theirs in pairs
+        for (_, mine, method), (_, theirs, their_method) in pairs
     )

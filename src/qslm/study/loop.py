@@ -1,7 +1,7 @@
 """The loop of a study: ask, evaluate, record, tell; then select, report and pack."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
 from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
-from qslm.errors import AllocationError, StudyError
+from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
-from qslm.evaluation.pool import Pool, make_pool
+from qslm.evaluation.pool import make_pool
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import QUANTIZERS
+from qslm.quantizers import check_quantizers
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample, check_units
-from qslm.study.expecting import estimate, measured_alone
+from qslm.study.expecting import estimate, inputs_of, measured_alone
 from qslm.study.identity import identity
 from qslm.study.judging import BASELINE, Judge, Judged, sampling_groups
 from qslm.study.measuring import Measurements
@@ -73,25 +73,21 @@ def search(
     check_kind(task, budget)
     check_units(task)
     check_sample(task, budget)
-    if options.quantizer not in QUANTIZERS:
-        raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
+    check_quantizers(options.quantizers)
     check_precision(model, anatomy)
     subject = Subject.of(checkpoint)
-    with (
-        Ledger.open(run / folder.LEDGER, identity(subject, task)) as ledger,
-        _pool(model, anatomy, task, progress, workers, ray) as pool,
-        Evaluator(model, anatomy, task, progress) as evaluator,
-    ):
+    with ExitStack() as open_:
+        ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
+        inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
+        if workers > 1 or ray is not None:
+            count = workers if workers > 1 else None
+            sent = None if inputs is None else dict(inputs)
+            pool = open_.enter_context(make_pool(model, anatomy, task, progress, workers=count, ray=ray, inputs=sent))
+        else:
+            pool = None
+        evaluator = open_.enter_context(Evaluator(model, anatomy, task, progress, inputs=inputs))
         question = Question(run, subject, budget, options)
         return _Study(question, Measurements(ledger, evaluator, pool), progress).conduct()
-
-
-def _pool(
-    model: nn.Module, anatomy: Anatomy, task: Task, progress: Progress, workers: int, ray: str | None
-) -> AbstractContextManager[Pool | None]:
-    if workers == 1 and ray is None:
-        return nullcontext()
-    return make_pool(model, anatomy, task, progress, workers=workers if workers > 1 else None, ray=ray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +254,8 @@ class _Study:
     def _pack(self, allocation: Allocation) -> str:
         """Pack the model into the run folder; the sha256 of its file."""
         self.measurements.evaluator.restore()
-        return write_packed(self.question.run / folder.ARTIFACT, self.question.subject, allocation)
+        inputs = self.measurements.evaluator.inputs
+        return write_packed(self.question.run / folder.ARTIFACT, self.question.subject, allocation, inputs)
 
     def _record(self) -> None:
         """Write study.json: all that `select`, `status` and the report need beside the ledger."""

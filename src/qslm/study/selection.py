@@ -142,7 +142,7 @@ class Selection:
                 "note": chosen.note,
                 "key": self.allocation.key,
                 "allocation": {
-                    "quantizer": self.allocation.quantizer,
+                    "quantizer": self.allocation.named_quantizers,
                     "sites": {site.name: str(fmt) for site, fmt in self.allocation.items()},
                 },
             },

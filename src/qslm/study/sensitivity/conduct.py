@@ -11,12 +11,12 @@ from torch import nn
 from qslm import folders
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
-from qslm.errors import AllocationError, StudyError
+from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger, reset_state
 from qslm.evaluation.drift import Drift, Watch
 from qslm.formats import FLOAT32, Format
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import QUANTIZERS
+from qslm.quantizers import check_quantizers
 from qslm.search import DEFAULT_OPTIONS, Options
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_precision
@@ -56,8 +56,7 @@ def sensitivity(
     task, anatomy = as_task(task), find_anatomy(model)
     base = options.uniform(anatomy, FLOAT32)
     variants = _variants(base, find_parts(anatomy, level, options), options)
-    if options.quantizer not in QUANTIZERS:
-        raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
+    check_quantizers(options.quantizers)
     check_precision(model, anatomy)
     subject = Subject.of(checkpoint)
     with (
@@ -66,7 +65,7 @@ def sensitivity(
     ):
         stored = {"template": str(options.template), "vectors": str(options.vectors), "signs": options.signs}
         widths = [fmt.bits for fmt in options.formats]
-        asked = {"level": level, "widths": widths, "quantizer": options.quantizer, **stored}
+        asked = {"level": level, "widths": widths, "quantizer": options.quantizers[0], **stored}
         question = Question(run, subject, asked, base, variants)
         return _Study(question, Measurements(ledger, evaluator), progress).conduct()
 

@@ -1,0 +1,26 @@
+"""What is looked at on calibration text: which split it is, and the linear layers that see it."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from qslm.anatomy import Anatomy
+from qslm.errors import QslmError
+from qslm.tasks.task import Task
+
+
+def calibration_split(task: Task) -> str:
+    """The split that costs are estimated on: "calibrate", or where the task has none "search"."""
+    try:
+        task.batches("calibrate")
+    except (QslmError, KeyError):
+        return "search"
+    return "calibrate"
+
+
+def linear_layers(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, nn.Linear]]:
+    """Every linear layer whose matrix is a site, with the site's name; layers that share a matrix share the name."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        name = f"{path}.weight" if path else "weight"
+        if isinstance(module, nn.Linear) and name in anatomy:
+            yield anatomy[name].name, module
