@@ -18,7 +18,7 @@ from qslm.quantizers.statistics import InputStatistics
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal
 HARDER = 10.0  # times the damping, where the Hessian cannot be inverted all the same
-MOST_DAMPING = 1e4
+MOST_DAMPING = 1.0
 
 
 def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight", inputs: InputStatistics) -> QuantizedTensor:

@@ -1,5 +1,6 @@
 """The loop of a study of sensitivity: round one part, measure, keep, and on to the next."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -20,6 +21,7 @@ from qslm.quantizers import check_quantizers
 from qslm.search import DEFAULT_OPTIONS, Options
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_precision
+from qslm.study.expecting import inputs_of
 from qslm.study.identity import identity
 from qslm.study.judging import ALONE, BASELINE, EXACT
 from qslm.study.loop import FLOAT_NOTE
@@ -59,10 +61,10 @@ def sensitivity(
     check_quantizers(options.quantizers)
     check_precision(model, anatomy)
     subject = Subject.of(checkpoint)
-    with (
-        Ledger.open(run / folder.LEDGER, identity(subject, task)) as ledger,
-        Evaluator(model, anatomy, task, progress) as evaluator,
-    ):
+    with ExitStack() as open_:
+        ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
+        inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
+        evaluator = open_.enter_context(Evaluator(model, anatomy, task, progress, inputs=inputs))
         stored = {"template": str(options.template), "vectors": str(options.vectors), "signs": options.signs}
         widths = [fmt.bits for fmt in options.formats]
         asked = {"level": level, "widths": widths, "quantizer": options.quantizers[0], **stored}
