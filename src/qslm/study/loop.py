@@ -1,5 +1,6 @@
 """The loop of a study: ask, evaluate, record, tell; then select, report and pack."""
 
+import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,11 +14,10 @@ from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
 from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
-from qslm.errors import AllocationError, StudyError
+from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
 from qslm.evaluation.pool import Pool, make_pool
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import QUANTIZERS
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample, check_units
@@ -34,6 +34,7 @@ from qslm.study.telling import Telling
 from qslm.tasks.task import Task, as_task
 
 FLOAT_NOTE = "the float network"
+WORKERS_PER_CORE = 4  # that may be asked for; a mistyped 100000 would bring the machine down
 
 
 def search(
@@ -69,14 +70,14 @@ def search(
     task, anatomy = as_task(task), find_anatomy(model)
     if workers < 1:
         raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
-    options.check_possible(anatomy, budget)
+    if ray is None and workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
+        raise StudyError(f"{workers:,} workers are too many for this machine.", f"Give {most} at most.")
+    subject = Subject.of(checkpoint)
+    options.check_possible(anatomy, budget, subject.file_bytes)
     check_kind(task, budget)
     check_units(task)
     check_sample(task, budget)
-    if options.quantizer not in QUANTIZERS:
-        raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
     check_precision(model, anatomy)
-    subject = Subject.of(checkpoint)
     with (
         Ledger.open(run / folder.LEDGER, identity(subject, task)) as ledger,
         _pool(model, anatomy, task, progress, workers, ray) as pool,

@@ -11,12 +11,11 @@ from torch import nn
 from qslm import folders
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
-from qslm.errors import AllocationError, StudyError
+from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger, reset_state
 from qslm.evaluation.drift import Drift, Watch
 from qslm.formats import FLOAT32, Format
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import QUANTIZERS
 from qslm.search import DEFAULT_OPTIONS, Options
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_precision
@@ -48,7 +47,7 @@ def sensitivity(
     and task finds them, and `sensitivity.json` is written after each. A study that was stopped goes on with the same
     call. Parts with the same sites are measured once. Derived from QSLM III-A, whose text gives no more than figures.
 
-    The network's weights and mode are given back. Raises AllocationError for an unknown level or quantizer, StudyError
+    The network's weights and mode are given back. Raises AllocationError for an unknown level, StudyError
     when the network fails a check, LedgerError when the folder holds another study, and what the task raises.
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
@@ -56,8 +55,6 @@ def sensitivity(
     task, anatomy = as_task(task), find_anatomy(model)
     base = options.uniform(anatomy, FLOAT32)
     variants = _variants(base, find_parts(anatomy, level, options), options)
-    if options.quantizer not in QUANTIZERS:
-        raise AllocationError(f"There is no quantizer {options.quantizer!r}.", f"There are {', '.join(QUANTIZERS)}.")
     check_precision(model, anatomy)
     subject = Subject.of(checkpoint)
     with (
