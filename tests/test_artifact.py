@@ -15,6 +15,7 @@ from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import AllocationError, ArtifactError, FormatError
 from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, INTEGER_BITS, SIGN, Format, header, stored_tensors
+from qslm.packed import read_config
 from qslm.quantizers import RoundedSites, round_site
 
 ANATOMY = Anatomy(
@@ -430,7 +431,7 @@ def test_a_damaged_config_beside_a_packed_model_is_told_and_mended_by_writing_ag
     if content is not None:
         (tmp_path / "config.json").write_bytes(content)
     assert folders.is_packed(tmp_path)
-    for ask in (artifact.read, artifact.verify, artifact.read_config):
+    for ask in (artifact.read, artifact.verify, read_config):
         with pytest.raises(ArtifactError, match=r"config\.json is (damaged|missing).* packed model of qslm") as caught:
             ask(tmp_path)
         assert ("missing" in caught.value.problem) == (content is None)

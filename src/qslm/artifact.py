@@ -7,7 +7,6 @@ files and is written last.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from qslm import folders
+from qslm import folders, packed
 from qslm.allocation import Allocation
 from qslm.errors import AllocationError, ArtifactError
 from qslm.folders import ENTRY, LARGEST_JSON
@@ -24,21 +23,11 @@ from qslm.formats import canonical_json, data_bytes, stored_tensors
 from qslm.formats.container import stage_tensors
 from qslm.formats.manifest import Manifest
 from qslm.formats.quantized import QuantizedTensor
-from qslm.formats.reading import (
-    file_digest,
-    metadata_of,
-    parse_object,
-    read_bytes,
-    read_header,
-    read_tensors,
-    reading,
-)
+from qslm.formats.reading import file_digest, read_bytes, read_tensors, reading
 from qslm.formats.staging import Staged, commit, discard, stage_bytes
+from qslm.packed import ALTERED
 
 MODEL, CONFIG, TOKENIZER = folders.MODEL, folders.CONFIG, folders.TOKENIZER
-
-_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_ALTERED = "The artifact was damaged or altered: write it again or fetch it again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,31 +147,20 @@ def _make(folder: Path) -> bool:
 # ---- reading ---------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: Path | str) -> dict[str, Any]:
-    """What config.json says of the network, as it was written. Raises ArtifactError."""
-    return _read_config(Path(folder))[0]
-
-
 def read(folder: Path | str) -> Artifact:
     """Read an artifact, by its folder or its model file, every byte of it checked.
 
     Raises ArtifactError, which says what is wrong where.
     """
-    folder = _folder_of(Path(folder))
-    config, entry = _read_config(folder)
-    path = folder / MODEL
+    folder = packed.folder_of(folder)
+    config, entry = packed.read_config(folder)
+    manifest, path = packed.read_manifest(folder, entry), folder / MODEL
     with reading(path):
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise ArtifactError(f"{path} has {size:,} bytes, {CONFIG} says {entry['bytes']:,}.", _ALTERED)
         if file_digest(path) != entry["sha256"]:
-            raise ArtifactError(f"The sha256 of {path} is not the one in {CONFIG}.", _ALTERED)
-        found = read_header(path)
-        manifest = Manifest.parse(metadata_of(found))
-        manifest.check(found, size)
+            raise ArtifactError(f"The sha256 of {path} is not the one in {CONFIG}.", ALTERED)
         quantized = dict(_read_sites(path, manifest))
     tokenizer = _read_tokenizer(folder / TOKENIZER, entry.get("tokenizer_sha256"))
-    return Artifact(folder, config, tokenizer, quantized, manifest, entry["sha256"], size)
+    return Artifact(folder, config, tokenizer, quantized, manifest, entry["sha256"], entry["bytes"])
 
 
 def verify(folder: Path | str) -> list[str]:
@@ -198,53 +176,10 @@ def verify(folder: Path | str) -> list[str]:
     ]
 
 
-def _folder_of(path: Path) -> Path:
-    return path.parent if path.name == MODEL else path
-
-
 def _read_sites(path: Path, manifest: Manifest) -> Iterator[tuple[str, QuantizedTensor]]:
     groups = [stored_tensors(*site, name) for name, site in manifest.sites.items()]
     for (name, site), parts in zip(manifest.sites.items(), read_tensors(path, groups), strict=True):
         yield name, QuantizedTensor.from_stored(*site, name, parts)
-
-
-def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json without our entry, and the entry with its types checked."""
-    path = folder / CONFIG
-    with reading(path):
-        present = path.exists()
-        there = folder.exists()
-    if not there:
-        raise ArtifactError(f"{folder} does not exist.", "Check the path.")
-    if not folders.is_artifact(folder) and folders.has_metadata(folder / MODEL):
-        state = "damaged" if present else "missing"
-        raise ArtifactError(f"{path} is {state}: {MODEL} beside it is a packed model of qslm.", _ALTERED)
-    if not present:
-        raise ArtifactError(
-            f"{folder} is not the folder of a packed model: it has no {CONFIG}.", f"Give {_packed_folder(folder)}."
-        )
-    config = parse_object(read_bytes(path, LARGEST_JSON), str(path))
-    match entry := config.pop(ENTRY, None):
-        case {"bytes": int(), "sha256": str(model), "config_sha256": str(digest)} if _DIGEST.fullmatch(model):
-            if digest != _config_digest(config, path):
-                raise ArtifactError(f"{path} is not as it was written.", _ALTERED)
-            return config, entry
-    if folders.has_metadata(folder / MODEL):
-        raise ArtifactError(f"{path} is damaged: {MODEL} beside it is a packed model of qslm.", _ALTERED)
-    raise ArtifactError(f"{path} does not describe a packed model of qslm.", f"Give {_packed_folder(folder)}.")
-
-
-def _packed_folder(folder: Path) -> str:
-    """What to give in place of `folder`: the artifact in it, where it is the run folder of a study."""
-    packed = folder / folders.ARTIFACT
-    return f"the packed model in it: {packed}" if folders.is_artifact(packed) else "a folder that `qslm search` packed"
-
-
-def _config_digest(config: dict[str, Any], path: Path) -> str:
-    try:
-        return hashlib.sha256(canonical_json(config).encode()).hexdigest()
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} has numbers or a depth that JSON has not.", _ALTERED) from error
 
 
 def _read_tokenizer(path: Path, digest: object) -> str | None:
@@ -252,8 +187,8 @@ def _read_tokenizer(path: Path, digest: object) -> str | None:
         return None
     content = read_bytes(path, LARGEST_JSON)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ArtifactError(f"{path} is not as it was written.", _ALTERED)
+        raise ArtifactError(f"{path} is not as it was written.", ALTERED)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path} is not UTF-8.", _ALTERED) from error
+        raise ArtifactError(f"{path} is not UTF-8.", ALTERED) from error

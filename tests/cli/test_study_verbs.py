@@ -165,7 +165,7 @@ def test_where_nothing_is_accepted_the_report_is_there(refused, checkpoint, text
 @pytest.mark.parametrize("place", ["own.txt", "own.txt/below/it", "/proc/none", "x" * 300])
 def test_a_run_folder_that_cannot_be_is_refused_before_loading(refused, checkpoint, text, monkeypatch, place):
     monkeypatch.chdir(text.parent)
-    monkeypatch.setattr("qslm.loading.outline.read_anatomy", None)
+    monkeypatch.setattr("qslm.loading.outline.read_outline", None)
     told = refused("search", checkpoint, "--task", "text", "--file", text, "--max-rise", "1", "-o", place)
     assert f"The folder {place} cannot be written: " in told and "Choose a folder that can be written." in told
     assert f"{place} cannot be written" in refused("train", "lm", "-o", place)
@@ -174,7 +174,7 @@ def test_a_run_folder_that_cannot_be_is_refused_before_loading(refused, checkpoi
 @pytest.mark.parametrize("verb", ["search", "sensitivity", "demo"])
 def test_a_run_folder_with_a_model_or_without_a_name_is_refused(refused, run, checkpoint, text, monkeypatch, verb):
     monkeypatch.setattr("qslm.loading.checkpoint.load_checkpoint", None)
-    monkeypatch.setattr("qslm.loading.outline.read_anatomy", None)
+    monkeypatch.setattr("qslm.loading.outline.read_outline", None)
     words = (checkpoint, "--task", "text", "--file", text) if verb != "demo" else ()
     words += ("--max-rise", "1") if verb == "search" else ()
     before = sorted(checkpoint.iterdir()), sorted((run / "artifact").iterdir())
@@ -270,7 +270,7 @@ def test_the_budget_that_the_refusal_names_is_possible(refused, call, checkpoint
 
 
 def test_a_limit_of_the_other_kind_is_refused_before_loading(refused, checkpoint, classifier, text, table, monkeypatch):
-    monkeypatch.setattr("qslm.loading.outline.read_anatomy", None)
+    monkeypatch.setattr("qslm.loading.outline.read_outline", None)
     told = refused("search", classifier, "--task", "labelled", "--file", table, "--max-rise", "2", "-o", "run")
     assert "--max-drop" in told
     told = refused("search", checkpoint, "--task", "text", "--file", text, "--max-drop", "2", "-o", "run")

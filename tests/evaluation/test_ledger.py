@@ -266,3 +266,15 @@ def test_a_full_disk_loses_no_earlier_evaluation(path):
         with pytest.raises(LedgerError, match="full"):
             put(ledger, "[1]", units=100_000)
         assert [row.allocation for row in ledger.rows("search")] == ["[0]"]
+
+
+@pytest.mark.parametrize("table", ["identity", "estimates", "evaluations"])
+def test_a_ledger_without_one_of_its_tables_is_damaged(path, table):
+    with Ledger.open(path, IDENTITY) as ledger:
+        put(ledger)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"DROP TABLE {table}")
+    connection.close()
+    for ask in (lambda: Ledger.open(path, IDENTITY), lambda: Ledger.read(path)):
+        with pytest.raises(LedgerError, match=f"is damaged: it has no table {table}"):
+            ask()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,18 @@ def test_weights_that_cannot_be_rounded_are_named():
     allocation = Allocation.uniform(anatomy, Format.parse("int4"))
     with make_pool(model, anatomy, task, workers=1) as pool, pytest.raises(FormatError, match=r"classifier\.weight"):
         pool.measure(allocation, "search")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells which signals are held back")
+def test_no_worker_gets_an_interrupt(model, task):
+    """Not the first either, with which multiprocessing may start a helper that lets interrupts through again."""
+    if resource_tracker._resource_tracker._pid is not None:
+        resource_tracker._resource_tracker._stop()
+    with make_pool(model, find_anatomy(model), task, workers=2) as pool:
+        for process, _ in pool._crew._workers.values():
+            lines = dict(line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+            held = int(lines["SigBlk"], 16) | int(lines["SigIgn"], 16)
+            assert held >> (signal.SIGINT - 1) & 1
 
 
 SCRIPT = """

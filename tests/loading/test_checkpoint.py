@@ -23,7 +23,7 @@ from qslm.formats import Format
 from qslm.loading import locating
 from qslm.loading.checkpoint import load_checkpoint, load_model
 from qslm.loading.locating import locate, shipped_names
-from qslm.loading.outline import read_sizes
+from qslm.loading.outline import read_outline
 from qslm.quantizers import RoundedSites
 
 
@@ -313,7 +313,7 @@ def test_artifact_keeps_the_embedding_that_it_was_packed_with(packed):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"architecture": "spikegpt"}'])
 def test_a_damaged_config_of_an_artifact_is_said_to_be(packed, content):
     (packed[0] / "config.json").write_bytes(content)
-    for ask in (load_checkpoint, read_sizes):
+    for ask in (load_checkpoint, read_outline):
         for path in (packed[0], packed[0] / "model.safetensors"):
             with pytest.raises(ArtifactError, match=r"config\.json is damaged"):
                 ask(path)
@@ -323,7 +323,7 @@ def test_a_packed_model_of_another_network_says_how_its_weights_are_read(tmp_pat
     model = TiedNetwork()
     allocation = Allocation.uniform(find_anatomy(model), Format("integer", 8))
     artifact.write(tmp_path, RoundedSites(model.state_dict(), allocation), allocation, config={"architecture": "Own"})
-    for ask in (load_checkpoint, read_sizes):
+    for ask in (load_checkpoint, read_outline):
         with pytest.raises(CheckpointError, match="packed model of another network, Own") as caught:
             ask(tmp_path)
         assert f"qslm.artifact.read({str(tmp_path)!r}).state_dict()" in caught.value.remedy

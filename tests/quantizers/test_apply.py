@@ -7,12 +7,13 @@ from qslm.errors import AllocationError, FormatError
 from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, SIGN, Format
 from qslm.formats.dtypes import value_dtype
 from qslm.quantizers import QUANTIZERS, RoundedSites, round_site
+from qslm.search import options
 
 INT4 = Format.parse("int4-g32")
 
 
-def test_there_are_two_quantizers():
-    assert set(QUANTIZERS) == {"clip", "minmax"}
+def test_options_know_every_quantizer():
+    assert set(QUANTIZERS) == set(options.QUANTIZERS)
 
 
 def test_float32_changes_no_bit():

@@ -248,7 +248,8 @@ def test_workers_select_the_same_and_pack_the_same_bytes(tmp_path):
     assert not all(line["complete"] for line in tiers[0])
 
 
-def test_fewer_workers_than_one_are_refused_before_anything_is_done(shares, tmp_path):
-    with pytest.raises(StudyError, match="0 workers"):
-        search(*shares, budget=drop(), output=tmp_path / "run", workers=0)
+@pytest.mark.parametrize(("workers", "problem"), [(0, "0 workers measure"), (100_000, "100,000 workers are too many")])
+def test_numbers_of_workers_that_cannot_be_are_refused_before_anything_is_done(shares, tmp_path, workers, problem):
+    with pytest.raises(StudyError, match=problem):
+        search(*shares, budget=drop(), output=tmp_path / "run", workers=workers)
     assert not (tmp_path / "run").exists()

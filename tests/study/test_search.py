@@ -361,6 +361,22 @@ def test_a_quantizer_that_there_is_not_is_refused_before_anything_is_done(encode
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_as_small_as_the_smallest_model_file_is_refused_before_anything_is_done(encoder, tmp_path):
+    model, task = encoder
+    smallest = Options().smallest(find_anatomy(model)).footprint().file
+
+    def opened(file_bytes):
+        return SimpleNamespace(
+            name="own", model=model, tokenizer=None, digest="0" * 64, file_bytes=file_bytes, config={}, source=None
+        )
+
+    with pytest.raises(BudgetError, match=rf"file has {smallest:,} bytes, and the smallest model file {smallest:,}"):
+        search(opened(smallest), task, budget=DROP, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(StudyError):  # it is tried, and does not keep the budget
+        search(opened(smallest + 1), task, budget=Budget(None, 0.0, "points"), output=tmp_path / "run")
+
+
 def test_anything_with_the_two_methods_can_be_studied(encoder, tmp_path):
     model, task = encoder
 

@@ -10,15 +10,18 @@ if TYPE_CHECKING:
     from qslm.study import Selection
 
 
+TASKS = ("wikitext2", "sst2", "text", "labelled")
 RISING = ("sst2", "labelled")  # tasks whose metric is a share of sentences that are right
 
 
 def check_texts(task: str, max_memory: str | None, max_drop: str | None, max_rise: str | None) -> None:
     """Refuse what cannot be read, or not be had of a named task, before anything is loaded. Raises BudgetError."""
     from qslm.budget import parse_loss
-    from qslm.errors import BudgetError
+    from qslm.errors import BudgetError, TaskError
     from qslm.units import parse_memory
 
+    if task not in TASKS:
+        raise TaskError(f"There is no task {task!r}.", f"Choose one of: {', '.join(TASKS)}.")
     parse_loss(max_drop, max_rise)
     if task in RISING and max_rise is not None:
         raise BudgetError(f"The accuracy of {task} has no rise to limit.", "Limit its drop: --max-drop 2, in points.")

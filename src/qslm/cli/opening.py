@@ -62,7 +62,7 @@ def open_task(
 
 def _check_tokenizer(checkpoint: str, tokenizer: Path) -> None:
     from qslm.data.tokenizer import check_vocabulary, load_tokenizer
-    from qslm.loading.outline import read_sizes
+    from qslm.loading.outline import read_outline
 
     largest = max(load_tokenizer(tokenizer).get_vocab().values(), default=0)
-    check_vocabulary(largest, read_sizes(checkpoint).vocabulary_size)
+    check_vocabulary(largest, read_outline(checkpoint).config.vocabulary_size)

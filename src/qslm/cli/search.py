@@ -124,7 +124,7 @@ def search(
     """
     check_texts(task, max_memory, max_drop, max_rise)
     check_ahead(output, "study")
-    from qslm.loading.outline import read_anatomy
+    from qslm.loading.outline import read_outline
     from qslm.search import Options
 
     options = Options(
@@ -140,9 +140,9 @@ def search(
         max_evaluations=max_evaluations,
         max_seconds=max_seconds,
     )
-    anatomy = read_anatomy(checkpoint, binary_embedding)
-    budget = make_budget(anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)
-    options.check_possible(anatomy, budget)
+    outline = read_outline(checkpoint, binary_embedding)
+    budget = make_budget(outline.anatomy, task, max_memory, max_drop, max_rise, decision=decision, prefer=prefer, mu=mu)
+    options.check_possible(outline.anatomy, budget, outline.file_bytes)
     use_threads(threads)
     with Listener() as progress:
         loaded, made = open_task(

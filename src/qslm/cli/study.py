@@ -59,7 +59,8 @@ def finish(selection: "Selection", as_json: bool, sentences: Mapping[str, str] |
 def _print(selection: "Selection", as_json: bool, sentences: Mapping[str, str]) -> None:
     """The answer, where it lies, and what the network writes before and after, by name."""
     run = selection.run
-    paths = {"model": selection.artifact, "report": run / "report.html", "figures": run / "figures"}
+    places = {"model": selection.artifact, "report": run / "report.html", "figures": run / "figures"}
+    paths = {name: path for name, path in places.items() if path.exists()}  # the report may have failed
     if as_json:
         shown = {name: str(path) for name, path in paths.items()}
         print_json({**selection.to_dict(), "paths": shown, **sentences})

@@ -37,6 +37,7 @@ CREATE TABLE evaluations (
     digest TEXT NOT NULL, UNIQUE (key, split)
 );
 """
+TABLES = {"identity", "estimates", "evaluations"}
 _COLUMNS = (
     "key, split, allocation, tier, note, metric, value, low, high, losses, weights, tokens, file_bytes, "
     "seconds, details, units, work, digest"
@@ -213,6 +214,9 @@ class Ledger:
                 f"{self.path} has ledger version {version}, this is version {SCHEMA_VERSION}.",
                 "Start the study in a new folder.",
             )
+        found = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if missing := sorted(TABLES - found):
+            raise _damaged(self.path, f"it has no table {missing[0]}")
         problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise _damaged(self.path, str(problem))

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import DupFd
 from typing import Any, BinaryIO, cast
@@ -67,6 +68,7 @@ class Processes(Crew):
     def _start(self, worker: int) -> None:
         here, there = SPAWN.Pipe()
         memory = self._memory.fileno()
+        resource_tracker.ensure_running()  # which lets interrupts through again where the first process starts it
         try:
             with _interrupts_blocked():
                 process = SPAWN.Process(

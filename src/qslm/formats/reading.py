@@ -80,7 +80,7 @@ def read_header(path: Path) -> bytes:
 
 
 def metadata_of(header: bytes) -> str:
-    """The text that `container.header` was given; raises ArtifactError when there is none."""
+    """The text that `layout.header` was given; raises ArtifactError when there is none."""
     metadata = parse_object(header[8:], "The header").get("__metadata__")
     text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):

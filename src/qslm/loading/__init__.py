@@ -1,1 +1,1 @@
-"""Opening what names a model. `locating` and `outline` load without PyTorch, so that a refusal comes at once."""
+"""Opening what names a model; `locating` and `outline` do without PyTorch, so that a refusal comes at once."""

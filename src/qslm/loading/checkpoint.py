@@ -14,15 +14,13 @@ from torch import Tensor
 from qslm import artifact, folders
 from qslm.data.tokenizer import describe_tokenizer, encode, load_tokenizer, parse_tokenizer
 from qslm.data.wikitext2 import load_wikitext2
-from qslm.errors import CheckpointError, DataError
-from qslm.loading.locating import locate, read_config, weight_file
-from qslm.loading.outline import spikegpt_only
+from qslm.errors import DataError
+from qslm.loading.locating import find
 from qslm.models.checkpoint import load_spikegpt, read_state
 from qslm.models.spikegpt import SpikeGPT
 from qslm.progress import SILENT, Progress
 
 CALIBRATION_TOKENS = 2048
-BINARY_EMBEDDING = ("auto", "true", "false")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,34 +70,25 @@ def load_checkpoint(
     `data`, or of the other sources); else true (derived: the published training code binarizes). Raises
     CheckpointError or DataError with the remedy.
     """
-    choice = str(binary_embedding).lower()
-    if choice not in BINARY_EMBEDDING:
-        raise CheckpointError(
-            f"binary_embedding is {binary_embedding!r}.", f"Choose one of {', '.join(BINARY_EMBEDDING)}."
-        )
-    path = locate(source)
+    found = find(source, binary_embedding)
     given = load_tokenizer(tokenizer) if tokenizer is not None else None
-    folder = path.parent if path.name == artifact.MODEL else path
-    if folders.is_packed(folder):
-        return replace(_open_artifact(folder, given, choice), source=str(source))
-    weights = weight_file(path)
-    config, beside = read_config(weights.with_name("config.json")), weights.with_name("tokenizer.json")
-    found = _tokenizer(given, load_tokenizer(beside) if beside.is_file() else None, weights)
+    if found.packed:
+        return replace(_open_artifact(found.weights.parent, given), source=str(source))
+    weights, config, beside = found.weights, found.config, found.weights.with_name(folders.TOKENIZER)
+    words = _tokenizer(given, load_tokenizer(beside) if beside.is_file() else None, weights)
     state = read_state(weights)
-    if choice != "auto":
-        config = {**config, "binary_embedding": choice == "true"}
     model = load_spikegpt(state, config, origin=str(weights))
-    if found is not None and 2 * found.get_vocab_size() < model.config.vocabulary_size:
+    if words is not None and 2 * words.get_vocab_size() < model.config.vocabulary_size:
         progress.message(
-            f"The tokenizer has {found.get_vocab_size():,} tokens and the model's vocabulary "
+            f"The tokenizer has {words.get_vocab_size():,} tokens and the model's vocabulary "
             f"{model.config.vocabulary_size:,}: is it the one that the model was trained with?"
         )
-    if "binary_embedding" not in config and found is not None and model.config.classes is None:
-        model = _likelier_embedding(model, state, config, found, str(weights), data, progress)
+    if "binary_embedding" not in config and words is not None and model.config.classes is None:
+        model = _likelier_embedding(model, state, config, words, str(weights), data, progress)
     meaning = json.dumps({"binary_embedding": model.config.binary_embedding})
     digest = _digest(weights, meaning)
     model = model.to(_device())
-    return Checkpoint(path.name, model, found, digest, weights.stat().st_size, source=str(source))
+    return Checkpoint(found.path.name, model, words, digest, weights.stat().st_size, source=str(source))
 
 
 def _device() -> torch.device:
@@ -107,15 +96,9 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _open_artifact(folder: Path, tokenizer: Tokenizer | None, binary_embedding: str) -> Checkpoint:
+def _open_artifact(folder: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     packed = artifact.read(folder)
-    model = load_spikegpt(packed.state_dict(), spikegpt_only(packed.config, folder), origin=str(folder))
-    packed_as = str(model.config.binary_embedding).lower()
-    if binary_embedding not in ("auto", packed_as):
-        raise CheckpointError(
-            f"{folder} was packed and measured with binary_embedding {packed_as}; {binary_embedding} is another.",
-            "Leave --binary-embedding out, or pack the checkpoint anew with it.",
-        )
+    model = load_spikegpt(packed.state_dict(), packed.config, origin=str(folder))
     text, origin = packed.tokenizer_json, folder / artifact.TOKENIZER
     tokenizer = _tokenizer(tokenizer, None if text is None else parse_tokenizer(text, str(origin)), folder)
     model = model.to(_device())

@@ -3,17 +3,66 @@
 import json
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qslm import folders
+from qslm import folders, packed
 from qslm.errors import CheckpointError
 from qslm.folders import SUFFIXES
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "config.json", "tokenizer.json")
+BINARY_EMBEDDING = ("auto", "true", "false")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights that a source stands for, and what config.json beside them says where it is ours."""
+
+    path: Path  # what was named
+    weights: Path
+    config: dict[str, Any]
+    packed: bool
+
+
+def find(source: str | Path, binary_embedding: str | bool = "auto") -> Found:
+    """Find the weights of a path, the name of a shipped checkpoint, or a Hub id; a config that is told prevails.
+
+    Raises CheckpointError, or ArtifactError for a packed model.
+    """
+    choice = str(binary_embedding).lower()
+    if choice not in BINARY_EMBEDDING:
+        raise CheckpointError(
+            f"binary_embedding is {binary_embedding!r}.", f"Choose one of {', '.join(BINARY_EMBEDDING)}."
+        )
+    path = locate(source)
+    folder = packed.folder_of(path)
+    if folders.is_packed(folder):
+        return Found(path, folder / folders.MODEL, _packed_config(folder, choice), packed=True)
+    weights = _weight_file(path)
+    config = _read_config(weights.with_name(folders.CONFIG))
+    told = {} if choice == "auto" else {"binary_embedding": choice == "true"}
+    return Found(path, weights, {**config, **told}, packed=False)
+
+
+def _packed_config(folder: Path, choice: str) -> dict[str, Any]:
+    """The config of a packed SpikeGPT. Raises CheckpointError where another network, or another form, was packed."""
+    config, _ = packed.read_config(folder)
+    if (architecture := config.get("architecture")) != "spikegpt":
+        raise CheckpointError(
+            f"{folder} is a packed model of another network, {str(architecture)[:80]}, and only a SpikeGPT is built.",
+            f"Read its weights in Python: qslm.artifact.read({str(folder)!r}).state_dict(), for your own network.",
+        )
+    packed_as = str(config.get("binary_embedding", True)).lower()
+    if choice not in ("auto", packed_as):
+        raise CheckpointError(
+            f"{folder} was packed and measured with binary_embedding {packed_as}; {choice} is another.",
+            "Leave --binary-embedding out, or pack the checkpoint anew with it.",
+        )
+    return config
 
 
 def locate(source: str | Path) -> Path:
@@ -40,7 +89,7 @@ def shipped_names() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
 
 
-def weight_file(path: Path) -> Path:
+def _weight_file(path: Path) -> Path:
     """Return the one weight file of a folder, or the file itself. Raises CheckpointError."""
     if path.is_file():
         return path
@@ -58,7 +107,7 @@ def weight_file(path: Path) -> Path:
     return found[0]
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     """Return `config.json` when it is ours, else nothing; other programs put theirs beside the weights as well."""
     if not path.is_file():
         return {}
@@ -90,9 +139,9 @@ def _fetch(hub_id: str, problem: str) -> Path:
 
 
 def _run_folder(path: Path) -> CheckpointError:
-    packed = path / folders.ARTIFACT
-    if folders.is_artifact(packed):
-        return CheckpointError(f"{path} is the run folder of a study.", f"Give the packed model in it: {packed}.")
+    model = path / folders.ARTIFACT
+    if folders.is_artifact(model):
+        return CheckpointError(f"{path} is the run folder of a study.", f"Give the packed model in it: {model}.")
     return CheckpointError(
         f"{path} is the run folder of a study that has packed no model.",
         "Give the checkpoint, or let the study end: the same command goes on where it was.",

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from qslm.errors import CheckpointError
 from qslm.models.config import Shapes, SpikeGPTConfig, infer_config, tensor_shapes
-from qslm.models.header import reading, unwrapped
+from qslm.models.shapes import inner, reading, unwrapped
 from qslm.models.spikegpt import SpikeGPT
 
 VALUES_CHECKED_AT_ONCE = 1 << 22
@@ -27,7 +27,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     with reading(path):
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
     for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{path} holds something under {str(name)[:80]}, which is no name of a tensor.",
+                "Save the state dict alone: torch.save(model.state_dict(), path).",
+            )
+        if not isinstance(tensor, Tensor):
             raise CheckpointError(
                 f"{path} holds {type(tensor).__name__} under {name!r} where a tensor should be.",
                 "Save the state dict alone: torch.save(model.state_dict(), path).",
@@ -103,9 +108,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights alone: {_fault(path, error)}.",
             "Fetch it again, save the state dict alone, or use safetensors.",
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    state = inner(state)
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds {type(state).__name__}, not a state dict.", "Save model.state_dict().")
     return state

@@ -1,4 +1,7 @@
-"""The sizes of a SpikeGPT, and the names and shapes of its tensors. Loads without PyTorch."""
+"""The sizes of a SpikeGPT, and the names and shapes of its tensors, which follow. Loads without PyTorch.
+
+A test holds `tensor_shapes` to what `spikegpt.py` makes: it is said twice so that a budget is refused at once.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,8 +32,8 @@ class SpikeGPTConfig:
         return {"architecture": "spikegpt", **asdict(self)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SpikeGPTConfig":
-        """Read `to_dict`'s output; raises CheckpointError on a missing or unusable value."""
+    def from_dict(cls, values: dict[str, Any], origin: str = "config.json") -> "SpikeGPTConfig":
+        """Read `to_dict`'s output; raises CheckpointError, which says `origin`, on a missing or unusable value."""
         fields: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         flag = fields.pop("binary_embedding", True)
         sizes = {name: size for name, size in fields.items() if not (name == "classes" and size is None)}
@@ -38,7 +41,7 @@ class SpikeGPTConfig:
         missing = {"vocabulary_size", "width", "layers", "ffn_width"} - set(sizes)
         if bad or missing or type(flag) is not bool:
             raise CheckpointError(
-                f"config.json does not describe a SpikeGPT: unusable {bad or sorted(missing) or flag!r}.",
+                f"{origin} does not describe a SpikeGPT: unusable {bad or sorted(missing) or flag!r}.",
                 "Each size is a positive integer and binary_embedding is true or false.",
             )
         return cls(**sizes, binary_embedding=flag)
@@ -63,7 +66,7 @@ def infer_config(shapes: Shapes, config: Mapping[str, Any], origin: str) -> Spik
     layers = len({match[1] for name in shapes if (match := _BLOCK_KEY.match(name))})
     told = {name: config[name] for name in ("context_length", "binary_embedding") if name in config}
     sizes = {"vocabulary_size": vocabulary_size, "width": width, "layers": layers, "ffn_width": ffn_width}
-    inferred = SpikeGPTConfig.from_dict({**sizes, "classes": classes, **told})
+    inferred = SpikeGPTConfig.from_dict({**sizes, "classes": classes, **told}, origin)
     for name, size in {**sizes, "classes": classes}.items():
         if name in config and config[name] != size:
             raise CheckpointError(

@@ -1,6 +1,6 @@
 """Methods that round weights into integer formats."""
 
-from qslm.quantizers.apply import CALIBRATED, QUANTIZERS, Inputs, RoundedSites, check_quantizers, round_site
+from qslm.quantizers.apply import CALIBRATED, QUANTIZERS, Inputs, RoundedSites, round_site
 from qslm.quantizers.statistics import InputStatistics
 
 __all__ = [
@@ -9,6 +9,5 @@ __all__ = [
     "InputStatistics",
     "Inputs",
     "RoundedSites",
-    "check_quantizers",
     "round_site",
 ]

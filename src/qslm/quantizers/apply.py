@@ -1,6 +1,6 @@
 """Rounding one site of a network into any format."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeAlias
@@ -112,15 +112,9 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
         return len(self.allocation.anatomy.sites)
 
 
-def check_quantizers(names: Iterable[str]) -> None:
-    """Raise AllocationError on a name that is no quantizer's."""
-    for name in names:
-        if name not in QUANTIZERS:
-            raise AllocationError(f"There is no quantizer {name[:64]!r}.", f"Choose one of: {', '.join(QUANTIZERS)}.")
-
-
 def _rounded(matrix: torch.Tensor, format: Format, quantizer: str, name: str, inputs: Inputs | None) -> QuantizedTensor:
-    check_quantizers([quantizer])
+    if quantizer not in QUANTIZERS:
+        raise AllocationError(f"There is no quantizer {quantizer!r}.", f"Choose one of: {', '.join(QUANTIZERS)}.")
     if quantizer in CALIBRATED and inputs is None:
         raise AllocationError(
             f"{quantizer} rounds {name} by what it sees on calibration text, and there are no statistics of that.",

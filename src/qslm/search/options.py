@@ -8,13 +8,14 @@ from typing import Any, Literal
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site
 from qslm.budget import Budget, check_possible
-from qslm.errors import AllocationError
+from qslm.errors import AllocationError, BudgetError
 from qslm.formats import FLOAT32, Format
 
 Order = Literal["sensitivity", "network"]
 
 PRECISIONS = (16, 14, 12, 10, 8, 6, 5, 4, 3, 2)
 TEMPLATE = Format("integer", 8)
+QUANTIZERS = ("clip", "minmax", "hqq", "gptq")  # of `qslm.quantizers`, which PyTorch takes a second to load for
 NAMES = ("knapsack", "tiered", "literal", "uniform", "greedy", "random", "tpe", "nsga2")
 EVALUATIONS = 200  # what a strategy without an end of its own asks for where no limit is given
 SEEDS = 2**32
@@ -64,6 +65,10 @@ class Options:
                 raise AllocationError(f"At most {most:g} {name} leave nothing to search.", "Give 1 or more.")
         if not 0 <= self.seed < SEEDS:
             raise AllocationError(f"{self.seed} is no seed.", f"Give a whole number from 0 to {SEEDS - 1}.")
+        for name in self.quantizers:
+            if name not in QUANTIZERS:
+                problem = f"There is no quantizer {name[:64]!r}."
+                raise AllocationError(problem, f"Choose one of: {', '.join(QUANTIZERS)}.")
         check_name(self.strategy)
 
     @property
@@ -96,9 +101,18 @@ class Options:
         """The smallest allocation that the search can reach: every matrix at the lowest precision."""
         return self.uniform(anatomy, self.formats[-1])
 
-    def check_possible(self, anatomy: Anatomy, budget: Budget) -> None:
-        """Raise BudgetError, naming the nearest possible budget, when no allocation is small enough."""
-        check_possible(budget.max_bytes, self.smallest(anatomy).footprint().file, anatomy.float32_bytes)
+    def check_possible(self, anatomy: Anatomy, budget: Budget, checkpoint_bytes: int) -> None:
+        """Raise BudgetError, naming the nearest possible budget, when no allocation is small enough.
+
+        Small enough is smaller than the checkpoint's file, too.
+        """
+        smallest = self.smallest(anatomy).footprint().file
+        check_possible(budget.max_bytes, smallest, anatomy.float32_bytes)
+        if smallest >= checkpoint_bytes:
+            raise BudgetError(
+                f"The checkpoint's file has {checkpoint_bytes:,} bytes, and the smallest model file {smallest:,}.",
+                "Give lower precisions (--precisions), or the checkpoint before it was packed.",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values."""

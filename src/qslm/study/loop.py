@@ -1,5 +1,6 @@
 """The loop of a study: ask, evaluate, record, tell; then select, report and pack."""
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,7 +18,6 @@ from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
 from qslm.evaluation.pool import make_pool
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import check_quantizers
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample, check_units
@@ -34,6 +34,7 @@ from qslm.study.telling import Telling
 from qslm.tasks.task import Task, as_task
 
 FLOAT_NOTE = "the float network"
+WORKERS_PER_CORE = 4  # that may be asked for; a mistyped 100000 would bring the machine down
 
 
 def search(
@@ -69,22 +70,21 @@ def search(
     task, anatomy = as_task(task), find_anatomy(model)
     if workers < 1:
         raise StudyError(f"{workers} workers measure nothing.", "Give 1 or more.")
-    options.check_possible(anatomy, budget)
+    if ray is None and workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
+        raise StudyError(f"{workers:,} workers are too many for this machine.", f"Give {most} at most.")
+    subject = Subject.of(checkpoint)
+    options.check_possible(anatomy, budget, subject.file_bytes)
     check_kind(task, budget)
     check_units(task)
     check_sample(task, budget)
-    check_quantizers(options.quantizers)
     check_precision(model, anatomy)
-    subject = Subject.of(checkpoint)
     with ExitStack() as open_:
         ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
         inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
+        pool = None
         if workers > 1 or ray is not None:
-            count = workers if workers > 1 else None
-            sent = None if inputs is None else dict(inputs)
+            count, sent = workers if workers > 1 else None, None if inputs is None else dict(inputs)
             pool = open_.enter_context(make_pool(model, anatomy, task, progress, workers=count, ray=ray, inputs=sent))
-        else:
-            pool = None
         evaluator = open_.enter_context(Evaluator(model, anatomy, task, progress, inputs=inputs))
         question = Question(run, subject, budget, options)
         return _Study(question, Measurements(ledger, evaluator, pool), progress).conduct()

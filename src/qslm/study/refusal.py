@@ -28,9 +28,8 @@ def nothing_accepted(judge: Judge, judged: Iterable[Judged], stopped: Stopped | 
     tried = [one for one in judged if one.tier != BASELINE]
     closest = closest_of(judge, [one for one in tried if one.complete]) or closest_of(judge, tried)
     if closest is None:
-        return StudyError(
-            "The search made no evaluation.", "Allow more of them (--max-evaluations) or more time (--max-seconds)."
-        )
+        limit = f"raise --max-{stopped}, which ended the search" if stopped else "try another --strategy"
+        return StudyError("The search made no evaluation.", f"{limit[0].upper()}{limit[1:]}.")
     if (foretold := judge.choose(tried)) is not None:
         return StudyError(
             f"No whole evaluation keeps the budget ({', '.join(_limits(judge))}), but one that ended early is foretold "

@@ -17,7 +17,6 @@ from qslm.evaluation import Evaluation, Evaluator, Ledger, reset_state
 from qslm.evaluation.drift import Drift, Watch
 from qslm.formats import FLOAT32, Format
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import check_quantizers
 from qslm.search import DEFAULT_OPTIONS, Options
 from qslm.study import folder
 from qslm.study.checks import check_ground, check_precision
@@ -50,7 +49,7 @@ def sensitivity(
     and task finds them, and `sensitivity.json` is written after each. A study that was stopped goes on with the same
     call. Parts with the same sites are measured once. Derived from QSLM III-A, whose text gives no more than figures.
 
-    The network's weights and mode are given back. Raises AllocationError for an unknown level or quantizer, StudyError
+    The network's weights and mode are given back. Raises AllocationError for an unknown level, StudyError
     when the network fails a check, LedgerError when the folder holds another study, and what the task raises.
     """
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
@@ -58,7 +57,6 @@ def sensitivity(
     task, anatomy = as_task(task), find_anatomy(model)
     base = options.uniform(anatomy, FLOAT32)
     variants = _variants(base, find_parts(anatomy, level, options), options)
-    check_quantizers(options.quantizers)
     check_precision(model, anatomy)
     subject = Subject.of(checkpoint)
     with ExitStack() as open_:
