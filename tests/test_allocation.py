@@ -10,6 +10,7 @@ from qslm.allocation import Allocation, Footprint
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import AllocationError, FormatError
 from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, SIGN, Format
+from qslm.formats.manifest import Manifest
 
 INT4, INT8 = Format.parse("int4-g64"), Format.parse("int8-row")
 ANATOMY = Anatomy(
@@ -47,6 +48,37 @@ def test_equality_and_hash():
     one, two = Allocation.uniform(ANATOMY, INT4), Allocation.uniform(Anatomy(ANATOMY.sites), INT4)
     assert one == two
     assert len({one, two, one.replace(["key.weight"], INT8), Allocation.uniform(ANATOMY, INT4, quantizer="clip")}) == 3
+
+
+def test_quantizers_by_site():
+    """What is not rounded to integers has none; where all are the same, it is one name."""
+    one = Allocation.uniform(ANATOMY, INT4, quantizer="clip")
+    mixed = one.replace(["key.weight"], INT8, "gptq")
+    assert mixed.quantizers == ("clip", "gptq") and mixed.named_quantizers == {
+        "key.weight": "gptq",
+        "head.weight": "clip",
+    }
+    assert {site.name: name for site, _, name in mixed.choices() if name} == mixed.named_quantizers
+    assert mixed.replace(["readout"], INT4, "gptq").quantizer == "gptq"
+    assert mixed.replace(["key.weight"], INT4, "clip") == one and hash(one) != hash(mixed)
+    assert mixed.replace(["key.weight"], FLOAT32).quantizer == "clip"
+    assert Allocation(ANATOMY, one.formats, ("x",) * 6) == Allocation(ANATOMY, one.formats, "x")
+
+
+def test_quantizers_by_site_go_through_json_and_count_in_the_header():
+    one = Allocation.uniform(ANATOMY, INT4, quantizer="clip")
+    mixed = one.replace(["key.weight"], INT4, "gptq")
+    assert Allocation.from_json(ANATOMY, mixed.to_json()) == mixed and mixed.key != one.key
+    assert Manifest.parse(mixed.metadata()).quantizer == mixed.named_quantizers
+    assert mixed.footprint().header > one.footprint().header
+    for wrong in ({"key.weight": "gptq"}, {**mixed.named_quantizers, "ln.weight": "clip"}, {"key.weight": 1}, [], None):
+        text = json.dumps({**json.loads(mixed.to_json()), "quantizer": wrong})
+        with pytest.raises(AllocationError):
+            Allocation.from_json(ANATOMY, text)
+    with pytest.raises(AllocationError, match="2 quantizers for 6 sites"):
+        Allocation(ANATOMY, one.formats, ("clip", "gptq"))
+    with pytest.raises(AllocationError, match="is not the name of a quantizer"):
+        one.replace(["key.weight"], INT4, "no/name")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def inputs_of(
                 f"{run} holds evaluations of weights that were rounded by other statistics of the calibration text.",
                 "Give the same calibration text and threads as before, or name another folder.",
             )
-        ledger.put_estimate(folder.INPUTS, digest)
+        if recorded is None:
+            ledger.put_estimate(folder.INPUTS, digest)
     return StoredInputs(path)
 
 
