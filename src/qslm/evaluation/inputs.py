@@ -94,6 +94,9 @@ class StoredInputs(Mapping[str, InputStatistics]):
         (found,) = read_tensors(self.path, [[(name, "F32", ())]])
         return InputStatistics(found[name], count)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._counts
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._counts)
 

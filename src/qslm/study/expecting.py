@@ -74,8 +74,12 @@ def stored_inputs(run: Path, allocation: Allocation) -> Inputs | None:
     """The statistics that a study has left in its folder, where `allocation` was rounded by them. Raises StudyError."""
     if not set(allocation.quantizers) & set(CALIBRATED):
         return None
+    path = run / folder.INPUTS
     try:
-        return StoredInputs(run / folder.INPUTS)
+        with Ledger.read(run / folder.LEDGER) as ledger:
+            if ledger.estimate(folder.INPUTS) != file_digest(path):
+                raise StudyError(f"{path} is not as the study has written it.", folder.AGAIN)
+        return StoredInputs(path)
     except ArtifactError as error:
         raise StudyError(error.problem, folder.AGAIN) from error
 
