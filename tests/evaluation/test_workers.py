@@ -204,10 +204,12 @@ def test_no_worker_gets_an_interrupt(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as started:
-        for pid in started.stdout.readline().split():
-            lines = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-            assert int(lines["SigBlk"], 16) >> (signal.SIGINT - 1) & 1
-        started.kill()
+        try:
+            statuses = [Path(f"/proc/{pid}/status").read_text() for pid in started.stdout.readline().split()]
+        finally:
+            started.kill()
+    held = [int(dict(line.split(":\t") for line in text.splitlines())["SigBlk"], 16) for text in statuses]
+    assert len(held) == 2 and all(signals >> (signal.SIGINT - 1) & 1 for signals in held)
 
 
 @pytest.mark.parametrize("death", [signal.SIGINT, signal.SIGKILL])
