@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -179,18 +178,6 @@ def test_weights_that_cannot_be_rounded_are_named():
         pool.measure(allocation, "search")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells which signals are held back")
-def test_no_worker_gets_an_interrupt(model, task):
-    """Not the first either, with which multiprocessing may start a helper that lets interrupts through again."""
-    if resource_tracker._resource_tracker._pid is not None:
-        resource_tracker._resource_tracker._stop()
-    with make_pool(model, find_anatomy(model), task, workers=2) as pool:
-        for process, _ in pool._crew._workers.values():
-            lines = dict(line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
-            held = int(lines["SigBlk"], 16) | int(lines["SigIgn"], 16)
-            assert held >> (signal.SIGINT - 1) & 1
-
-
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -209,6 +196,20 @@ if __name__ == "__main__":
         while True:
             pool.measure(Allocation.float32(anatomy), "search")
 """
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells which signals are held back")
+def test_no_worker_gets_an_interrupt(tmp_path):
+    """Not the first either, with which multiprocessing starts a helper that lets interrupts through again."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as started:
+        try:
+            statuses = [Path(f"/proc/{pid}/status").read_text() for pid in started.stdout.readline().split()]
+        finally:
+            started.kill()
+    held = [int(dict(line.split(":\t") for line in text.splitlines())["SigBlk"], 16) for text in statuses]
+    assert len(held) == 2 and all(signals >> (signal.SIGINT - 1) & 1 for signals in held)
 
 
 @pytest.mark.parametrize("death", [signal.SIGINT, signal.SIGKILL])
