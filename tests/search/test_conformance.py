@@ -69,7 +69,7 @@ def questions(draw, name):
     anatomy = draw(anatomies())
     options = Options(
         precisions=draw(st.lists(st.sampled_from((16, 12, 8, 6, 5, 4, 3, 2)), min_size=1, max_size=5, unique=True)),
-        template=Format.parse(draw(st.sampled_from(TEMPLATES))),
+        templates=tuple(draw(st.lists(st.sampled_from([*map(Format.parse, TEMPLATES)]), min_size=1, max_size=2))),
         vectors=draw(st.sampled_from((FLOAT32, FLOAT16, BFLOAT16))),
         signs=draw(st.booleans()),
         quantizers=(draw(st.sampled_from(("clip", "minmax"))),),

@@ -115,7 +115,7 @@ def test_where_the_highest_precision_breaks_the_base_is_float32(anatomy):
 def test_template_vectors_and_signs_are_kept():
     model = SpikingEncoder()
     model.emb.binarized = True
-    options = Options((4,), Format.parse("int8-g32-s32"), FLOAT16, quantizers=("minmax",))
+    options = Options((4,), (Format.parse("int8-g32-s32"),), FLOAT16, quantizers=("minmax",))
     allocation = TieredSearch(find_anatomy(model), options).ask().allocation
     assert allocation["emb.weight"] == SIGN and allocation.quantizer == "minmax"
     assert allocation["classifier.bias"] == FLOAT16

@@ -116,6 +116,6 @@ def test_a_quantizer_that_there_is_not_is_refused():
 
 
 def test_a_group_of_the_template_reaches_the_file(network, tmp_path):
-    options = Options(precisions=(8, 4), template=Format.parse("int8-g32"), quantizers=("gptq",))
+    options = Options(precisions=(8, 4), templates=(Format.parse("int8-g32"),), quantizers=("gptq",))
     found = search(network, NextToken(network), budget=BUDGET, output=tmp_path, options=options)
     assert {fmt.group_size for _, fmt in found.allocation.items() if fmt.is_integer} == {32}

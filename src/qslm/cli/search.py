@@ -30,12 +30,12 @@ from qslm.cli.options import (
 from qslm.cli.progress import Listener
 from qslm.cli.storage import (
     DEFAULT_PRECISIONS,
-    Group,
+    Groups,
     Signs,
     Symmetric,
     Vectors,
     parse_precisions,
-    template,
+    templates,
     vector_format,
 )
 from qslm.cli.study import conduct, finish
@@ -90,7 +90,7 @@ def search(
     data: Data = None,
     tokenizer: Tokenizer = None,
     precisions: Precisions = DEFAULT_PRECISIONS,
-    group: Group = "row",
+    groups: Groups = "row",
     symmetric: Symmetric = False,
     quantizers: Quantizers = "clip",
     vectors: Vectors = "float32",
@@ -129,7 +129,7 @@ def search(
 
     options = Options(
         precisions=parse_precisions(precisions),
-        template=template(group, symmetric),
+        templates=templates(groups, symmetric),
         vectors=vector_format(vectors),
         signs=signs,
         quantizers=tuple(quantizers.replace(",", " ").split()),

@@ -84,7 +84,7 @@ def sensitivity(
     from qslm.search import Options
     from qslm.study import sensitivity as study
 
-    options = Options(precisions=chosen, template=template(group, symmetric), quantizers=(quantizer,), signs=signs)
+    options = Options(precisions=chosen, templates=(template(group, symmetric),), quantizers=(quantizer,), signs=signs)
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,

@@ -11,6 +11,10 @@ Group = Annotated[
     str,
     typer.Option("--group", help="What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row."),
 ]
+Groups = Annotated[
+    str,
+    typer.Option("--group", help="What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row; or several."),
+]
 Symmetric = Annotated[bool, typer.Option("--symmetric", help="No zero points: codes on both sides of zero alike.")]
 Vectors = Annotated[str, typer.Option("--vectors", help="One-dimensional parameters: float32, float16 or bfloat16.")]
 Signs = Annotated[bool, typer.Option("--signs/--no-signs", help="Store a binarized embedding as signs: 1 bit, exact.")]
@@ -28,6 +32,11 @@ def template(group: str, symmetric: bool, bits: int = 8) -> "Format":
     if group.isdigit():
         return Format("integer", bits, symmetric, "group", int(group))
     return Format("integer", bits, symmetric, "tensor" if group == "tensor" else "row")
+
+
+def templates(groups: str, symmetric: bool) -> "tuple[Format, ...]":
+    """The integer formats of several groups, such as `row 64`. Raises FormatError."""
+    return tuple(template(group, symmetric) for group in groups.replace(",", " ").split())
 
 
 def vector_format(text: str) -> "Format":

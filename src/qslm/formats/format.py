@@ -117,6 +117,12 @@ class Format:
         """The type in which a float format stores its numbers."""
         return "bfloat16" if self.brain else "float32" if self.bits == 32 else "float16"
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a weight with its share of the scale and zero point, in a matrix of endless rows."""
+        beside = (32 if self.scale_type == "float32" else 16) + self.bits * self.has_zeros
+        return self.bits + beside / self.group_size if self.group_size else float(self.bits)
+
     def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """(scales along the output, scales along the input) of an (out, in) matrix."""
         if self.granularity == "tensor":

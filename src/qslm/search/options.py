@@ -25,20 +25,19 @@ SEEDS = 2**32
 class Options:
     """How a search goes.
 
-    precisions: the bit widths to try. template: how integers are stored (granularity, symmetry, scale type); a
-    precision replaces its bits. vectors: the float format of one-dimensional parameters. signs: whether a binarized
-    embedding is stored as signs. quantizers: how weights are rounded, "clip", "minmax", "hqq" or "gptq"; of several the
+    precisions: the bit widths to try. templates: how integers are stored (granularity, symmetry, scale type), in one
+    way or several; a precision replaces their bits. vectors: the float format of one-dimensional parameters. signs:
+    whether a binarized embedding is stored as signs. quantizers: how weights are rounded, of QUANTIZERS; of several the
     knapsack takes for every site and format the one that is expected to lose least, the other strategies the first.
-    strategy: one of NAMES.
-    order: of the blocks in the tiered search, by the loss of each alone ("sensitivity") or as they stand
-    ("network"). seed: of the strategies that draw. max_evaluations: random, tpe and nsga2
-    have no other end and take EVALUATIONS where it is None. max_seconds: no evaluation begins later. early: whether an
-    evaluation may end once its decision is foretold, and a coarser allocation than one that broke is not measured.
+    strategy: one of NAMES. order: of the blocks in the tiered search, by the loss of each alone ("sensitivity") or as
+    they stand ("network"). seed: of the strategies that draw. max_evaluations: random, tpe and nsga2 have no other end
+    and take EVALUATIONS where it is None. max_seconds: no evaluation begins later. early: whether an evaluation may end
+    once its decision is foretold, and a coarser allocation than one that broke is not measured.
     Raises AllocationError or FormatError on what makes no search.
     """
 
     precisions: Sequence[int] = PRECISIONS
-    template: Format = TEMPLATE
+    templates: tuple[Format, ...] = (TEMPLATE,)
     vectors: Format = FLOAT32
     signs: bool = True
     quantizers: tuple[str, ...] = ("clip",)
@@ -54,8 +53,11 @@ class Options:
             raise AllocationError("The list of precisions is empty.", "Give bit widths, such as 8 6 4.")
         if not self.quantizers:
             raise AllocationError("The list of quantizers is empty.", "Give one, such as clip.")
-        if self.template.kind != "integer":
-            raise AllocationError(f"{self.template} is no integer format.", "Give one such as int4-row or int4-g64.")
+        if not self.templates:
+            raise AllocationError("There is no template of integer formats.", "Give one such as int4-row.")
+        for template in self.templates:
+            if template.kind != "integer":
+                raise AllocationError(f"{template} is no integer format.", "Give one such as int4-row or int4-g64.")
         if self.vectors.kind != "float":
             raise AllocationError(f"{self.vectors} is no float format.", "Vectors are float32, float16 or bfloat16.")
         if self.order not in ("sensitivity", "network"):
@@ -73,8 +75,9 @@ class Options:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The template at every precision, from the highest to the lowest."""
-        return tuple(replace(self.template, bits=bits) for bits in sorted(set(self.precisions), reverse=True))
+        """Every template at every precision, from the most bits a weight to the fewest."""
+        found = {replace(template, bits=bits) for template in self.templates for bits in self.precisions}
+        return tuple(sorted(found, key=lambda fmt: (fmt.bits_per_weight, str(fmt)), reverse=True))
 
     def uniform(self, anatomy: Anatomy, fmt: Format) -> Allocation:
         """Every matrix in `fmt`, vectors and signs as these options say."""
@@ -117,7 +120,7 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values."""
         texts = {
-            "template": str(self.template),
+            "templates": [str(template) for template in self.templates],
             "vectors": str(self.vectors),
             "precisions": list(self.precisions),
             "quantizers": list(self.quantizers),

@@ -71,8 +71,12 @@ class Recorded:
         """What the search was told beside its budget. Raises StudyError."""
         try:
             told = dict(self.study["options"])
-            formats = {name: Format.parse(told[name]) for name in ("template", "vectors")}
-            return Options(**{**told, **formats, "precisions": tuple(told["precisions"])})
+            formats = {
+                "vectors": Format.parse(told["vectors"]),
+                "templates": tuple(Format.parse(text) for text in told["templates"]),
+            }
+            lists = {name: tuple(told[name]) for name in ("precisions", "quantizers")}
+            return Options(**{**told, **formats, **lists})
         except (KeyError, TypeError, ValueError, QslmError) as error:
             raise StudyError(f"{self.run / folder.STUDY} has unusable options: {error}.", folder.AGAIN) from error
 

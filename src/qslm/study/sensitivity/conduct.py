@@ -63,7 +63,7 @@ def sensitivity(
         ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
         inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
         evaluator = open_.enter_context(Evaluator(model, anatomy, task, progress, inputs=inputs))
-        stored = {"template": str(options.template), "vectors": str(options.vectors), "signs": options.signs}
+        stored = {"template": str(options.templates[0]), "vectors": str(options.vectors), "signs": options.signs}
         widths = [fmt.bits for fmt in options.formats]
         asked = {"level": level, "widths": widths, "quantizer": options.quantizers[0], **stored}
         question = Question(run, subject, asked, base, variants)
