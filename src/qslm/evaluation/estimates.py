@@ -68,9 +68,10 @@ def estimate_costs(
 
     F is the diagonal of the Fisher information, E[g^2] over samples and over labels drawn from the network's own
     predictions, so that c is the second-order term of the KL divergence to the float network (LeCun et al. 1990,
-    "Optimal brain damage"; Kirkpatrick et al. 2017). Through spikes g is the surrogate gradient: an estimate, which
-    proposes and never decides. The sum over sites leaves interactions out. No format is expected to lose less than one
-    of more bits.
+    "Optimal brain damage"; Kirkpatrick et al. 2017). The first-order term of that divergence is zero: no network is
+    closer to the float network than itself. Through spikes g is the surrogate gradient: c is a proxy of how far the
+    predictions drift, which orders candidates and never decides. The sum over sites leaves interactions out. No format
+    is expected to lose less than one of more bits.
 
     The text is a sample of about TOKENS tokens of the task's `calibration_split`, always the same. A matrix that no
     gradient reaches is expected to lose as much a number as the others do. Where none is reached, the network gives no
