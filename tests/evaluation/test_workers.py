@@ -1,4 +1,5 @@
 import io
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -176,6 +177,25 @@ def test_weights_that_cannot_be_rounded_are_named():
     allocation = Allocation.uniform(anatomy, Format.parse("int4"))
     with make_pool(model, anatomy, task, workers=1) as pool, pytest.raises(FormatError, match=r"classifier\.weight"):
         pool.measure(allocation, "search")
+
+
+def test_a_worker_that_is_killed_at_once_is_replaced(model, allocations, monkeypatch):
+    """However much there is to be sent: nobody reads it any more, and a pipe that is full waits for ever."""
+    task = Agreement(model, batch=10)
+    task.words = "x" * (1 << 22)
+    real, killed = multiprocessing.util.spawnv_passfds, []
+
+    def spawn(path, words, descriptors):
+        pid = real(path, words, descriptors)
+        if not killed and "--multiprocessing-fork" in words:
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
+        return pid
+
+    monkeypatch.setattr("multiprocessing.util.spawnv_passfds", spawn)
+    with make_pool(model, find_anatomy(model), task, workers=2) as pool:
+        assert pool.measure(allocations[0], "search").complete
+    assert killed
 
 
 SCRIPT = """

@@ -76,8 +76,9 @@ def estimate_costs(
 
     F is the diagonal of the Fisher information, E[g^2] over samples and over labels drawn from the network's own
     predictions, so that c is the second-order term of the KL divergence to the float network (LeCun et al. 1990,
-    "Optimal brain damage"; Kirkpatrick et al. 2017). Through spikes g is the surrogate gradient: an estimate, which
-    proposes and never decides. The sum over sites leaves interactions out.
+    "Optimal brain damage"; Kirkpatrick et al. 2017). The first-order term of that divergence is zero: no network is
+    closer to the float network than itself. Through spikes g is the surrogate gradient: c is a proxy of how far the
+    predictions drift, which orders candidates and never decides. The sum over sites leaves interactions out.
 
     With `inputs`, the statistics that calibrated quantizers look at, the matrices of linear layers have
 

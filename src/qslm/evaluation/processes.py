@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import DupFd
@@ -34,7 +35,10 @@ class Processes(Crew):
         self._memory = _nameless_file()
         self._workers: dict[int, tuple[Any, Connection]] = {}
         try:
-            self._pickled = write_parcel(content, self._memory)
+            pickled = write_parcel(content, self._memory)
+            self._parcel = _Parcel(self._memory.fileno(), self._memory.tell(), len(pickled))
+            self._memory.write(pickled)
+            self._memory.flush()
             for worker in range(count):
                 self._start(worker)
         except BaseException:
@@ -67,13 +71,10 @@ class Processes(Crew):
 
     def _start(self, worker: int) -> None:
         here, there = SPAWN.Pipe()
-        memory = self._memory.fileno()
         resource_tracker.ensure_running()  # which lets interrupts through again where the first process starts it
         try:
             with _interrupts_blocked():
-                process = SPAWN.Process(
-                    target=_serve, args=(there, _Descriptor(memory), self._pickled, self._settings), daemon=True
-                )
+                process = SPAWN.Process(target=_serve, args=(there, self._parcel, self._settings), daemon=True)
                 process.start()
                 self._workers[worker] = process, here
         finally:
@@ -95,18 +96,24 @@ class Processes(Crew):
             return Lost(f"process {process.pid} ended with status {process.exitcode}")
 
 
-class _Descriptor:
-    """A file descriptor that a spawned process gets as its own."""
+@dataclass(frozen=True)
+class _Parcel:
+    """A parcel in a file that a spawned process gets as its own: tensors first, then the pickle, from `start` on.
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    So the process is sent a few hundred bytes, which a pipe holds: what is larger blocks for ever where the process
+    dies before it reads.
+    """
+
+    file: int
+    start: int
+    size: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _taken, (DupFd(self.number),)
+        return _taken, (DupFd(self.file), self.start, self.size)
 
 
-def _taken(duplicate: Any) -> int:
-    return cast(int, duplicate.detach())
+def _taken(duplicate: Any, start: int, size: int) -> _Parcel:
+    return _Parcel(cast(int, duplicate.detach()), start, size)
 
 
 def _nameless_file() -> BinaryIO:
@@ -126,14 +133,14 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(connection: Connection, memory: int, pickled: bytes, settings: Settings) -> None:
+def _serve(connection: Connection, parcel: _Parcel, settings: Settings) -> None:
     """The life of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # whoever asked has gone
         try:
-            floats = mmap.mmap(memory, 0, access=mmap.ACCESS_READ)
-            own = mmap.mmap(memory, 0, access=mmap.ACCESS_COPY)
-            worker = Worker(pickled, floats, own, settings)
+            floats = mmap.mmap(parcel.file, 0, access=mmap.ACCESS_READ)
+            own = mmap.mmap(parcel.file, 0, access=mmap.ACCESS_COPY)
+            worker = Worker(floats[parcel.start : parcel.start + parcel.size], floats, own, settings)
         except Exception as error:
             connection.send(failure(error))
             return

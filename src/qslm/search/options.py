@@ -64,7 +64,9 @@ class Options:
             raise AllocationError(f"There is no order {self.order!r}.", "Choose sensitivity or network.")
         for name, most in (("evaluations", self.max_evaluations), ("seconds", self.max_seconds)):
             if most is not None and not 0 < most < inf:
-                raise AllocationError(f"At most {most:g} {name} leave nothing to search.", "Give 1 or more.")
+                raise AllocationError(
+                    f"At most {most:g} {name} leave nothing to search.", "Give 1 or more, or leave it out."
+                )
         if not 0 <= self.seed < SEEDS:
             raise AllocationError(f"{self.seed} is no seed.", f"Give a whole number from 0 to {SEEDS - 1}.")
         for name in self.quantizers:

@@ -96,7 +96,8 @@ def paired(
 
     What is exact by its formats, float32 and signs alone, loses nothing: that needs no sample, so its bound is 0 too.
     Of an evaluation that ended early it is what is expected of the whole split: the loss on the units seen, and the
-    spread that as many units as there are would have. It tells a strategy where to go and decides nothing.
+    spread that as many units as there are would have. It tells a strategy where to go, and which coarser allocations
+    need not be measured.
     """
     if all(fmt in EXACT for _, fmt in allocation.items()):
         return Comparison(0.0, 0.0, 0.0, 0.0)
@@ -203,7 +204,8 @@ class Judge:
         """An evaluation that breaks the quality limit with its whole interval while it is nowhere coarser.
 
         Derived: rounding a site to fewer bits is taken to lose no less. Then the allocation need not be measured. Of an
-        evaluation that ended early it is the interval that is expected of the whole split.
+        evaluation that ended early, foretold to break the limit, the interval is the one that its units let expect of
+        the whole split, which may still turn out wider.
         """
         limit = self.budget.max_loss
         if limit is None or self.groups is None:

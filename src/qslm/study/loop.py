@@ -126,8 +126,9 @@ class _Study:
         check_kind(self.task, budget, baseline.losses)
         check_sample(self.task, budget, baseline.losses)
         judge, measuring = self._judge(baseline), peak_memory()
+        self._foresee(baseline)
         strategy = self._strategy(baseline, judge)
-        self._foresee(strategy, baseline, measuring)
+        self._foresee_memory(measuring)
         self._search(strategy, judge)
         chosen = self._chosen(judge)
         self.record.ended = True
@@ -164,8 +165,7 @@ class _Study:
 
     def _strategy(self, baseline: Evaluation, judge: Judge) -> Strategy:
         options, costs = self.question.options, None
-        budget = replace(self.question.budget, max_bytes=judge.most_bytes)
-        goal = Goal(budget, baseline.value, self.task.higher_is_better)
+        goal = self._goal(baseline, replace(self.question.budget, max_bytes=judge.most_bytes))
         if options.strategy == "knapsack":
             expected = estimate(self.measurements, options, self.progress)
             alone = measured_alone(self.measurements, options, judge, goal)
@@ -177,13 +177,25 @@ class _Study:
             )
         return make_strategy(options.strategy, self.anatomy, options, goal, costs)
 
-    def _foresee(self, strategy: Strategy, baseline: Evaluation, measuring: int) -> None:
-        """Say before the start how much there is to do; `measuring` took this memory."""
+    def _goal(self, baseline: Evaluation, budget: Budget) -> Goal:
+        return Goal(budget, baseline.value, self.task.higher_is_better)
+
+    def _foresee(self, baseline: Evaluation) -> None:
+        """Say how much there is to do, before anything but the baseline is done."""
+        goal = self._goal(baseline, self.question.budget)
+        strategy = make_strategy(self.question.options.strategy, self.anatomy, self.question.options, goal)
+        places, share = self.task.places("report"), None
+        if places is not None:
+            share = sum(map(len, places)) / max(len(baseline.losses.values), 1)
         self.record.maximum_evaluations = strategy.maximum_evaluations
+        self.record.report_seconds = None if share is None else share * baseline.seconds
         self._record()
-        self.tell.plan(strategy.maximum_evaluations, baseline, self.question.run)
+        self.tell.plan(strategy.maximum_evaluations, baseline, share, self.question.run)
+
+    def _foresee_memory(self, measuring: int) -> None:
+        """Say how much memory the search takes; `measuring` the float network took this much."""
         cache = self.measurements.evaluator.chain.cache
-        evaluations = strategy.maximum_evaluations + 1
+        evaluations = (self.record.maximum_evaluations or 0) + 1
         kept = min(cache.bytes_bound, cache.bytes * evaluations) if cache.bytes else cache.bytes_bound
         self.tell.memory(measuring, self.anatomy.float32_bytes, kept, self.measurements.pool is not None)
 
@@ -193,9 +205,10 @@ class _Study:
         """Ask until there is nothing left to try, or no time."""
         options = self.question.options
         while (proposal := strategy.ask()) is not None:
-            if options.max_seconds is not None and time.monotonic() - self.started > options.max_seconds:
+            late = options.max_seconds is not None and time.monotonic() - self.started > options.max_seconds
+            if late and len(self.judged) > 1:  # one is always measured, or there is no best so far
                 self.record.stopped = "seconds"
-                self.tell.stopped("seconds", options.max_seconds)
+                self.tell.stopped("seconds", options.max_seconds or 0)
                 return
             strategy.tell(proposal, self._outcome(proposal, judge))
         if strategy.limited:

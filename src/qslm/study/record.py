@@ -37,6 +37,7 @@ class Record:
     looks: int | None = None
     estimate_work: int = 0
     maximum_evaluations: int | None = None
+    report_seconds: float | None = None  # that one evaluation on the report split is expected to take
     stopped: Stopped | None = None
     ended: bool = False
 
@@ -53,6 +54,7 @@ class Record:
             "early": {"groups": self.groups, "looks": self.looks},
             "estimate_work": self.estimate_work,
             "maximum_evaluations": self.maximum_evaluations,
+            "report_seconds": self.report_seconds,
             "stopped": self.stopped,
             "ended": self.ended,
             "anatomy": folder.anatomy_to_dict(self.anatomy),

@@ -26,8 +26,9 @@ class Status:
     state: "running" while a process works in the folder, "finished" with a packed answer, "nothing accepted" where the
     search has ended without one, else "interrupted": the same command goes on. evaluations: of the last search in the
     folder, without the baseline; at most `maximum_evaluations`, None before that is known. seconds: spent on all that
-    was measured in the folder. seconds_left: if all evaluations come, each as long as the last ones; None before it
-    can be told. best: what `select` answers under the study's budget; where it has no answer, `why`.
+    was measured in the folder. seconds_left: if all evaluations come, each as long as the last ones, with those on the
+    report split; None before it can be told. best: what `select` answers under the study's budget; where it has no
+    answer, `why`.
     """
 
     run: Path
@@ -64,7 +65,9 @@ def status(run: Path | str, *, task: Any = None) -> Status:
         state = _state(known, is_locked(run), best)
         strategy, most = str(known.study["options"]["strategy"]), known.study["maximum_evaluations"]
         done = sum(line["tier"] != BASELINE for line in known.study["tiers"])
-        left = None if most is None else _seconds_left(known, int(most) - done)
+        over = state in ("finished", "nothing accepted")
+        remaining = None if most is None else int(most) - done
+        left = 0.0 if over else None if remaining is None else _seconds_left(known, remaining)
         checkpoint = str(known.study["checkpoint"]["name"])
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{run / folder.STUDY} lacks something: {error}.", folder.AGAIN) from error
@@ -94,9 +97,10 @@ def _state(known: Recorded, running: bool, best: Selection | None) -> State:
 
 
 def _seconds_left(known: Recorded, evaluations: int) -> float | None:
-    """The evaluations that may still come, each as long as the last ones took."""
+    """The evaluations that may still come, each as long as the last ones took, and both on the report split."""
+    report = max(2 - len(known.reported), 0) * float(known.study["report_seconds"] or 0.0)
     if known.study["ended"]:
-        return 0.0
+        return report
     measured = [row for row in known.rows if row.tier != BASELINE] or known.rows
     seconds = [row.evaluation.seconds for row in measured[-LAST:]]
-    return max(evaluations, 0) * float(np.mean(seconds)) if seconds else None
+    return max(evaluations, 0) * float(np.mean(seconds)) + report if seconds else None

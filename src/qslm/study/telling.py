@@ -30,12 +30,19 @@ class Telling:
             f"{len(found.losses.values):,} {self._task.unit}s of the search split, {format_bytes(file_bytes)}"
         )
 
-    def plan(self, most: int, baseline: Evaluation, run: object) -> None:
-        """How many evaluations there are at most, and how long each takes where it does not end early."""
+    def plan(self, most: int, baseline: Evaluation, report_share: float | None, run: object) -> None:
+        """How many evaluations there are at most, and how long each takes where it does not end early.
+
+        report_share: the size of the report split as a share of the search split's, where it is known.
+        """
+        report = ""
+        if report_share is not None:
+            tokens, seconds = report_share * baseline.tokens, report_share * baseline.seconds
+            report = f"; then the report split twice, about {tokens:,.0f} tokens and {spell_duration(seconds)} each"
         self.message(
             f"at most {most:,} evaluations of {baseline.tokens:,} tokens, {spell_duration(baseline.seconds)} each, so "
-            f"{spell_duration(most * baseline.seconds)}, usually far less; stop at any time, the same command goes on "
-            f"from {run}"
+            f"{spell_duration(most * baseline.seconds)}, usually far less{report}; stop at any time, the same command "
+            f"goes on from {run}"
         )
 
     def memory(self, measuring: int, float32_bytes: int, kept: int, workers: bool) -> None:
