@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from qslm.cli import budget
 from qslm.errors import StudyError
 from qslm.study import pack, select
+from qslm.tasks import named
 
 SURE = ("--binary-embedding", "true")
 FAST = ("--precisions", "8 4", "--max-evaluations", 12, "--context", 16, "--windows", 40)
@@ -267,6 +269,12 @@ def test_the_budget_that_the_refusal_names_is_possible(refused, call, checkpoint
     result = call(*words, "--max-memory", nearest, "--precisions", "4", "--max-rise", "10000%", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["selected"]["bytes"] == int(nearest.removesuffix("B"))
+
+
+def test_the_tasks_that_are_known_before_loading_are_all_tasks(refused):
+    assert set(budget.TASKS) == set(named.NAMES)
+    told = refused("search", "spikegpt-mini", "--task", "acuracy", "--max-drop", "2", "-o", "run")
+    assert "There is no task 'acuracy'" in told and "labelled" in told
 
 
 def test_a_limit_of_the_other_kind_is_refused_before_loading(refused, checkpoint, classifier, text, table, monkeypatch):
