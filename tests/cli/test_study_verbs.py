@@ -144,7 +144,7 @@ def test_bad_percentages_are_refused(refused, checkpoint, text, tmp_path, percen
         (["--max-rise", "1", "--precisions", "8 9"], "'9'"),
         (["--max-rise", "1", "--precisions", ""], "empty"),
         (["--max-rise", "1", "--order", "random"], "random"),
-        (["--max-rise", "1", "--quantizer", "magic"], "magic"),
+        (["--max-rise", "1", "--quantizers", "magic"], "magic"),
         (["--max-rise", "1", "--mu", "nan", "--prefer", "score"], "nan"),
         (["--max-rise", "1", "--task", "chess"], "chess"),
         (["--max-rise", "1", "--file", "no-such.txt"], "no-such.txt"),

@@ -147,7 +147,7 @@ def test_a_limit_ends_the_search(anatomy):
     ("options", "told"),
     [
         ({"precisions": ()}, "empty"),
-        ({"template": FLOAT16}, "no integer format"),
+        ({"templates": (FLOAT16,)}, "no integer format"),
         ({"vectors": SIGN}, "no float format"),
         ({"order": "random"}, "order"),
         ({"max_evaluations": 0}, "evaluations"),

@@ -280,5 +280,5 @@ def test_outputs_that_are_reused_change_no_figure(language, tmp_path, monkeypatc
     options = Options(precisions=(3, 2), vectors=Format.parse(vectors))
     quick = sensitivity(*language, output=tmp_path / "quick", options=options)
     made = Evaluator.__init__
-    monkeypatch.setattr(Evaluator, "__init__", lambda *given: made(*given, cache_bytes=0))
+    monkeypatch.setattr(Evaluator, "__init__", lambda *given, **named: made(*given, **named, cache_bytes=0))
     assert quick == sensitivity(*language, output=tmp_path / "plain", options=options)
