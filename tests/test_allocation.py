@@ -152,6 +152,9 @@ def test_footprint_by_hand():
     assert found.tensors == found.weights + found.scales + found.vectors
     assert found.file == found.tensors + found.header
     assert found.header % 8 == 0
+    eight = Allocation.uniform(ANATOMY, Format.parse(f"{INT4}-s8"), vectors=FLOAT16).footprint()
+    assert (eight.weights, eight.vectors) == (found.weights, found.vectors)
+    assert eight.scales == scales - (48 * 2 + 97) + 2 * 4  # a byte a scale less, and two steps
     assert Allocation.float32(ANATOMY).footprint().tensors == ANATOMY.float32_bytes
 
 

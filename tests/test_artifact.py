@@ -62,6 +62,7 @@ def sign_again(folder):
     "format",
     [f"int{b}-row" for b in INTEGER_BITS]
     + [f"int{b}-sym-g32-s32" for b in INTEGER_BITS]
+    + ["int1-g32-s8", "int3-sym-g128-s8", "int8-row-s8", "int16-g64-s8"]
     + ["int5-tensor", "int7-g64", "int3-g128", "int4-sym-tensor-s32", "float32", "float16", "bfloat16"],
 )
 def test_promised_bytes_are_written_and_read_back(tmp_path, format, quantizer):
@@ -81,16 +82,16 @@ def test_promised_bytes_are_written_and_read_back(tmp_path, format, quantizer):
 
 
 sites = st.tuples(st.integers(1, 40), st.integers(1, 140), st.sampled_from(INTEGER_BITS), st.booleans())
-grains = st.sampled_from(["tensor", "row", "g32", "g64", "g128"])
+grains = [f"{grain}{scale}" for grain in ("row", "g32", "g64", "g128") for scale in ("", "-s32", "-s8")]
 
 
-@given(st.lists(st.tuples(sites, grains, st.sampled_from(["", "-s32"])), min_size=1, max_size=5))
+@given(st.lists(st.tuples(sites, st.sampled_from(["tensor", "tensor-s32", *grains])), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
 def test_promised_bytes_are_written_for_any_shapes(tmp_path_factory, drawn):
     names = [f"site.{i}" for i in range(len(drawn))]
-    shapes = [site[:2] for site, _, _ in drawn]
+    shapes = [site[:2] for site, _ in drawn]
     anatomy = Anatomy(tuple(Site(n, s, "input", n) for n, s in zip(names, shapes, strict=True)))
-    formats = [Format.parse(f"int{b}{'-sym' * sym}-{grain}{scale}") for (_, _, b, sym), grain, scale in drawn]
+    formats = [Format.parse(f"int{b}{'-sym' * sym}-{grain}") for (_, _, b, sym), grain in drawn]
     suited = tuple(FLOAT16 if s.is_vector else f for s, f in zip(anatomy.sites, formats, strict=True))
     allocation = Allocation(anatomy, suited)
     generator = torch.Generator().manual_seed(0)
@@ -311,9 +312,11 @@ HUGE = 10**30
         ({"w": "int4-row"}, {}, "format and a shape"),
         ({"w": [4, [4, 4]]}, {}, "format and a shape"),
         ({"w": ["int9-row", [4, 4]]}, {}, "9 bits"),
+        ({"w": ["int4-tensor-s8", [4, 4]]}, {}, "gains nothing from 8 bits"),
         ({"w": ["int4", [4, 4]]}, {}, "canonical"),
         ({"w": ["int4-row", [0, 4]]}, {}, "no numbers"),
         ({"w": ["int4-row", [4, 4]], "w.codes": ["float32", [1]]}, {}, "two tensors named"),
+        ({"w": ["int4-row-s8", [4, 4]], "w.step": ["float32", [1]]}, {}, "two tensors named"),
         ({"__metadata__": ["float32", [1]]}, {}, "two tensors named"),
         ({"w": ["float32", [1]]}, {"aliases": {"w": "w"}}, "alias"),
         ({"w": ["float32", [1]]}, {"aliases": {"v": "x"}}, "alias"),

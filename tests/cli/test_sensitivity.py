@@ -79,6 +79,8 @@ def test_sentences_are_all_measured(call, classifier, table, tmp_path):
         (("--windows", "many"), "--windows 'many' is no number of windows"),
         (("--quantizer", "none"), "There is no quantizer 'none'"),
         (("--group", "7"), "--group 7 is not known"),
+        (("--group", "32-s9"), "--group 32-s9 is not known"),
+        (("--group", "tensor-s8"), "A single scale per tensor gains nothing from 8 bits"),
     ],
 )
 def test_what_is_not_known_is_refused(refused, words, tmp_path, extra, told):

@@ -4,6 +4,9 @@ import re
 import pytest
 from rich.console import Console
 
+from qslm.cli.storage import templates
+from qslm.errors import FormatError
+
 SURE = ("--binary-embedding", "true")
 
 
@@ -53,6 +56,25 @@ def test_inspect_counts_what_the_file_will_have(call, checkpoint):
     assert widths[32]["paper_bytes"] == described["float32_bytes"] == 4 * described["parameters"]
     assert sum(block["parameters"] for block in described["blocks"]) == described["parameters"]
     assert sum(block["share"] for block in described["blocks"]) == pytest.approx(1)
+
+
+def test_groups_say_how_their_scales_are_stored():
+    texts = [str(template) for template in templates("row, 32-s8 128-s32 tensor", symmetric=True)]
+    assert texts == ["int8-sym-row", "int8-sym-g32-s8", "int8-sym-g128-s32", "int8-sym-tensor"]
+
+
+@pytest.mark.parametrize("group", ["32-", "32-s16", "g32-s8", "s8", "-s8", "32-s8-s8", "٣٢-s8", "tensor-s8"])
+def test_other_groups_are_refused(group):
+    with pytest.raises(FormatError):
+        templates(f"row {group}", symmetric=False)
+
+
+def test_inspect_counts_scales_of_8_bits(call, checkpoint):
+    sizes = []
+    for group in ("32-s32", "32", "32-s8"):
+        described = json.loads(call("inspect", checkpoint, "--json", "--group", group, *SURE).stdout)
+        sizes.append({width["bits"]: width["tensor_bytes"] for width in described["widths"]})
+    assert all(one[bits] > two[bits] > three[bits] for one, two, three in [sizes] for bits in (8, 4, 2))
 
 
 def test_eval_of_a_text_prints_what_was_promised(call, checkpoint, text):

@@ -11,14 +11,15 @@ GRAINS = [("tensor", 0), ("row", 0), *(("group", size) for size in GROUP_SIZES)]
 INTEGERS = [
     Format("integer", bits, symmetric, grain, size, scale)
     for bits, symmetric, (grain, size), scale in itertools.product(
-        INTEGER_BITS, (False, True), GRAINS, ("float16", "float32")
+        INTEGER_BITS, (False, True), GRAINS, ("float16", "float32", "uint8")
     )
+    if (grain, scale) != ("tensor", "uint8")
 ]
 ALL = [*INTEGERS, FLOAT32, FLOAT16, BFLOAT16, SIGN]
 
 
 def test_there_are_all_formats():
-    assert len(INTEGERS) == 12 * 2 * 5 * 2
+    assert len(INTEGERS) == 12 * 2 * (5 * 3 - 1)
     assert len(set(ALL)) == len({str(format) for format in ALL}) == len(ALL)
 
 
@@ -37,6 +38,8 @@ def test_text_and_back(format):
         ("int8-sym-tensor", Format("integer", 8, True, "tensor")),
         ("int8-sym", Format("integer", 8, True)),
         ("int4-g128-s32", Format("integer", 4, False, "group", 128, "float32")),
+        ("int3-g32-s8", Format("integer", 3, False, "group", 32, "uint8")),
+        ("int4-sym-row-s8", Format("integer", 4, True, "row", 0, "uint8")),
         ("bfloat16", BFLOAT16),
     ],
 )
@@ -47,6 +50,7 @@ def test_texts_of_the_documentation(text, format):
 @pytest.mark.parametrize(
     "text",
     [
+        "int4-g32-s16", "int4-g32-s8-s32", "int4-s8-g32", "int4-g32-s08", "float16-s8", "sign-s8",
         "", "int", "int9", "int0-row", "int04", "int11-row", "int32", "int4-g16", "int4-g", "int4-g064", "int4-col",
         "int4-row-sym", "float8", "float64", "bfloat32", "sign-row", "INT4", " int4", "int4\n", "int٤", "x" * 9999,
     ],
@@ -66,11 +70,29 @@ def test_other_texts_are_refused(text):
         ("integer", 4, False, "row", 0, "bfloat16"), ("float", 32, False, "tensor"),
         ("float", 32, False, "row", 0, "float16", True), ("integer", 4, False, "row", 0, "float16", True),
         ("sign", 1, False, "row", 0, "float16", True), ("sign", 1, False, "row", 64),
+        ("float", 32, False, "row", 0, "uint8"), ("integer", 4, False, "row", 0, "int8"),
     ],
 )  # fmt: skip
 def test_other_fields_are_refused(fields):
     with pytest.raises(FormatError):
         Format(*fields)
+
+
+@pytest.mark.parametrize("text", ["int4-tensor-s8", "int8-sym-tensor-s8"])
+def test_a_single_scale_in_8_bits_is_refused(text):
+    with pytest.raises(FormatError, match="A single scale per tensor gains nothing from 8 bits"):
+        Format.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("int3-g32", 3 + 19 / 32), ("int3-g32-s8", 3 + 11 / 32), ("int3-g32-s32", 3 + 35 / 32),
+        ("int4-sym-g64-s8", 4 + 8 / 64), ("int4-row-s8", 4),
+    ],
+)  # fmt: skip
+def test_bits_per_weight_count_the_scales(text, bits):
+    assert Format.parse(text).bits_per_weight == bits
 
 
 @pytest.mark.parametrize("format", INTEGERS, ids=str)

@@ -9,13 +9,15 @@ from qslm.formats import stored_tensors as promised_tensors
 from qslm.formats.container import _describe
 from qslm.formats.dtypes import code_dtype, scale_dtype, value_dtype
 from qslm.formats.quantized import QuantizedTensor
+from qslm.formats.scales import multiples
 
 INTEGERS = [
     Format.parse(f"int{bits}{symmetric}-{grain}{scale}")
     for bits in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
     for symmetric in ("", "-sym")
     for grain in ("tensor", "row", "g32", "g128")
-    for scale in ("", "-s32")
+    for scale in ("", "-s32", "-s8")
+    if (grain, scale) != ("tensor", "-s8")
 ]
 formats = st.sampled_from([*INTEGERS, FLOAT32, FLOAT16, BFLOAT16, SIGN])
 shapes = st.lists(st.integers(1, 70), min_size=2, max_size=2).map(tuple) | st.just((3, 5, 7))
@@ -35,9 +37,14 @@ def random_tensor(format: Format, shape: tuple[int, ...], seed: int) -> Quantize
     if format.kind == "sign":
         return QuantizedTensor(format, shape, codes=draw(0, 1, (rows, columns)))
     grid = format.scale_shape(rows, columns)
-    scales = (torch.rand(grid, generator=generator) + 0.01).to(scale_dtype(format))
+    scales, step = (torch.rand(grid, generator=generator) + 0.01).to(scale_dtype(format)), None
+    if format.has_step:
+        step = torch.exp2(torch.randint(-149, 90, (1,), generator=generator).float())
+        step *= 1 + torch.rand(1, generator=generator)
+        scales = multiples(torch.randint(1, 256, grid, generator=generator), step)
     zeros = draw(0, format.highest, grid) if format.has_zeros else None
-    return QuantizedTensor(format, shape, draw(format.lowest, format.highest, (rows, columns)), scales, zeros)
+    codes = draw(format.lowest, format.highest, (rows, columns))
+    return QuantizedTensor(format, shape, codes, scales, zeros, step=step)
 
 
 def by_definition(tensor: QuantizedTensor) -> torch.Tensor:
@@ -64,7 +71,7 @@ def test_what_is_stored_is_what_was_promised_and_reads_back(format, shape, seed)
     assert sum(map(data_bytes, promised)) == sum(value.nbytes for value in stored.values())
 
     again = QuantizedTensor.from_stored(format, shape, "site", stored)
-    for field in ("codes", "scales", "zeros", "values"):
+    for field in ("codes", "scales", "zeros", "values", "step"):
         ours, theirs = getattr(tensor, field), getattr(again, field)
         assert (ours is None and theirs is None) or (torch.equal(ours, theirs) and ours.dtype == theirs.dtype)
     assert torch.equal(again.dequantize(), tensor.dequantize())
@@ -132,6 +139,56 @@ def test_damaged_tensors_are_refused_by_name(damage, message):
     damage(stored)
     with pytest.raises(ArtifactError, match=message) as caught:
         QuantizedTensor.from_stored(INT5, (5, 33), "w", stored)
+    assert caught.value.remedy
+
+
+INT3 = Format.parse("int3-g32-s8")
+
+
+def _set(part, value):
+    def damage(stored):
+        stored[part].view(-1)[0] = value
+
+    return damage
+
+
+def _beyond(stored):
+    stored["w.scales"][:] = 255
+    stored["w.step"][0] = 1e36
+
+
+def _float_codes(stored):
+    stored["w.scales"] = stored["w.scales"].half()
+
+
+def _double_step(stored):
+    stored["w.step"] = stored["w.step"].double()
+
+
+def _two_steps(stored):
+    stored["w.step"] = stored["w.step"].repeat(2)
+
+
+def _no_step(stored):
+    del stored["w.step"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_set("w.scales", 0), "w.scales': a scale is not positive"), (_set("w.step", 0.0), "w.step': a step of 0.0"),
+        (_set("w.step", -1.0), "w.step': a step of -1.0"), (_set("w.step", float("nan")), "w.step': a step of nan"),
+        (_set("w.step", float("inf")), "w.step': a step of inf"), (_set("w.step", 3e38), "w.scales': .* float32"),
+        (_beyond, "w.scales': a scale reaches numbers beyond float32"), (_float_codes, "w.scales': it is F16"),
+        (_double_step, "w.step': it is F64"), (_two_steps, r"w.step': it is F32 \[2\]"),
+        (_no_step, "w.step' is missing"),
+    ],
+)  # fmt: skip
+def test_damaged_scales_of_8_bits_are_refused_by_name(damage, message):
+    stored = random_tensor(INT3, (5, 33), 0).stored("w")
+    damage(stored)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        QuantizedTensor.from_stored(INT3, (5, 33), "w", stored)
     assert caught.value.remedy
 
 

@@ -10,7 +10,7 @@ FORMATS = [
     Format.parse(f"int{bits}{symmetric}-{grain}")
     for bits in INTEGER_BITS
     for symmetric in ("", "-sym")
-    for grain in ("tensor", "row", "g32")
+    for grain in ("tensor", "row", "g32", "row-s8", "g32-s8")
 ]
 
 

@@ -15,7 +15,7 @@ FORMATS = [
     Format.parse(f"int{bits}{symmetric}-{grain}")
     for bits in (1, 2, 3, 4, 8, 16)
     for symmetric in ("", "-sym")
-    for grain in ("tensor", "row", "g32")
+    for grain in ("tensor", "row", "g32", "row-s8", "g32-s8")
 ]
 
 
@@ -34,7 +34,7 @@ def loss(weight: torch.Tensor, rounded: torch.Tensor, inputs: InputStatistics) -
     return float(((error @ inputs.moment.double()) * error).sum())
 
 
-@pytest.mark.parametrize("grain", ["tensor", "row", "g32", "g64-s32"])
+@pytest.mark.parametrize("grain", ["tensor", "row", "g32", "g64-s32", "g32-s8"])
 @pytest.mark.parametrize(("bits", "most"), [(4, 0.6), (3, 0.6), (2, 0.7)])
 def test_its_outputs_are_closer_than_those_of_clip_search(bits, most, grain):
     weight, inputs = drawn(48, 160)
@@ -51,6 +51,7 @@ def test_any_shape_and_format_gives_codes_of_the_format_on_the_grid_of_clip_sear
     found = quantize(weight, format, inputs=inputs)
     on = search_grid(weight, format, "weight")
     assert found.codes.shape == weight.shape and torch.equal(found.scales, on.scales)
+    assert found.step is on.step is None or torch.equal(found.step, on.step)
     assert int(found.codes.min()) >= format.lowest and int(found.codes.max()) <= format.highest
     assert bool(torch.isfinite(found.dequantize()).all())
 

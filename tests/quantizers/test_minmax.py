@@ -14,7 +14,8 @@ FORMATS = [
     for bits in INTEGER_BITS
     for symmetric in ("", "-sym")
     for grain in ("tensor", "row", "g32", "g64", "g128")
-    for scale in ("", "-s32")
+    for scale in ("", "-s32", "-s8")
+    if (grain, scale) != ("tensor", "-s8")
 ]
 formats = st.sampled_from(FORMATS)
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 200))
@@ -93,7 +94,7 @@ def test_worked_example():
     assert rounded.codes.tolist() == [[0, 15, 7]]
 
 
-@pytest.mark.parametrize("grain", ["tensor", "row", "g64"])
+@pytest.mark.parametrize("grain", ["tensor", "row", "g64", "row-s8", "g64-s8"])
 def test_chunks_of_rows_change_nothing(grain, monkeypatch):
     weight = random_weight((37, 100), 5)
     format = Format.parse(f"int3-{grain}")

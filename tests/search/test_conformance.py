@@ -16,7 +16,7 @@ from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, SIGN, Format
 from qslm.search import NAMES, Goal, Options, Outcome, Proposal, make_strategy
 
 BASELINE = 20.0
-TEMPLATES = ("int8-row", "int8-sym-row", "int8-g32", "int8-tensor-s32")
+TEMPLATES = ("int8-row", "int8-sym-row", "int8-g32", "int8-tensor-s32", "int8-g32-s8")
 ENOUGH = 40  # evaluations, for the strategies without an end of their own
 
 every_strategy = pytest.mark.parametrize("name", NAMES)

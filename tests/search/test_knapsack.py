@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qslm.anatomy import INPUT, OUTPUT, Anatomy, Site
 from qslm.budget import Budget
-from qslm.formats import FLOAT32, SIGN
+from qslm.formats import FLOAT32, SIGN, Format
 from qslm.search import Goal, Options, Outcome
 from qslm.search.costs import Costs
 from qslm.search.expected import ExpectedFront
@@ -15,6 +15,7 @@ from qslm.search.front import Item, pareto_front
 from qslm.search.knapsack import MOVES, VERIFICATIONS, KnapsackSearch
 
 BASELINE = 20.0
+SCALES = tuple(map(Format.parse, ("int8-row", "int8-row-s8", "int8-g32", "int8-g32-s8")))
 
 
 def network(blocks=4, width=64, vocabulary=600, binarized=False):
@@ -35,6 +36,31 @@ def invented_costs(seed=0):
     weights = {site.name: site.numel * 10 ** generator.uniform(-1, 1) for site in MATRICES}
     total = sum(weights.values())
     return Costs({(n, f): 0.05 * w / total * 4.0 ** (4 - f.bits) for n, w in weights.items() for f in OPTIONS.formats})
+
+
+def test_formats_go_down_in_bits_with_those_of_the_scales():
+    texts = [str(fmt) for fmt in Options(precisions=(2,), templates=SCALES).formats]
+    assert texts == ["int2-g32", "int2-g32-s8", "int2-row", "int2-row-s8"]
+
+
+def test_the_smallest_takes_8_bit_scales_where_they_save_more_than_their_step_takes():
+    anatomy = Anatomy(tuple(Site(f"{rows}", (rows, 32), INPUT, "m") for rows in (4, 1000)))
+    options = Options(precisions=(8, 2), templates=SCALES)
+    smallest = options.smallest(anatomy)
+    assert [str(fmt) for fmt in smallest.formats] == ["int2-row", "int2-row-s8"]
+    assert all(smallest.footprint().file < options.uniform(anatomy, fmt).footprint().file for fmt in options.formats)
+
+
+@pytest.mark.parametrize("name", ["m", "a.module.of.a.rather.long.name.that.its.entries.in.the.header.repeat"])
+def test_limits_of_memory_are_kept_also_where_only_headers_differ(name):
+    anatomy = Anatomy(tuple(Site(f"{name}.{i}", (20 + 50 * i, 32), INPUT, f"m{i}") for i in range(6)))
+    options = Options(precisions=(3, 2), templates=SCALES)
+    smallest = options.smallest(anatomy).footprint().file
+    for max_bytes in range(smallest, smallest + 1500, 25):
+        search = KnapsackSearch(anatomy, options, goal_of(limit=1e9, max_bytes=max_bytes))
+        front = pareto_front(search._items)
+        files = [search._allocation(front, point).footprint().file for point in search._fitting(front)]
+        assert files and max(files) <= max_bytes
 
 
 class Truth:

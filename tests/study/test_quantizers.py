@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from networks.spikegpt import random_spikegpt
@@ -48,15 +49,20 @@ def test_every_site_has_the_quantizer_that_is_expected_to_lose_least(study):
     assert recorded == selection.allocation.named_quantizers
 
 
-def test_the_packed_model_is_what_was_measured(study, network):
-    run, selection = study
+def check_packed(run, selection, network):
+    """The packed model is the selected allocation, and evaluates to what was measured of it."""
     packed = artifact.read(run / "artifact")
     assert Allocation.from_json(find_anatomy(network), packed.allocation_json) == selection.allocation
+    assert packed.file_bytes == selection.selected.bytes
     task, model = NextToken(network), random_spikegpt(vocabulary=32, layers=2, seed=5)
     model.load_state_dict(packed.state_dict())
     with Evaluator(model, find_anatomy(model), task) as evaluator:
         measured = evaluator.measure(Allocation.float32(evaluator.anatomy), "report")
     assert measured.value == selection.selected.figures.value
+
+
+def test_the_packed_model_is_what_was_measured(study, network):
+    check_packed(*study, network)
 
 
 def test_the_same_call_gives_the_same_bytes_also_after_a_death_and_with_workers(study, network, tmp_path):
@@ -115,7 +121,10 @@ def test_a_quantizer_that_there_is_not_is_refused():
         Options(quantizers=())
 
 
-def test_a_group_of_the_template_reaches_the_file(network, tmp_path):
-    options = Options(precisions=(8, 4), templates=(Format.parse("int8-g32"),), quantizers=("gptq",))
+@pytest.mark.parametrize("template", ["int8-g32", "int8-g32-s8"])
+def test_a_group_of_the_template_reaches_the_file(network, tmp_path, template):
+    template = Format.parse(template)
+    options = Options(precisions=(8, 4), templates=(template,), quantizers=("gptq",))
     found = search(network, NextToken(network), budget=BUDGET, output=tmp_path, options=options)
-    assert {fmt.group_size for _, fmt in found.allocation.items() if fmt.is_integer} == {32}
+    assert {replace(fmt, bits=8) for fmt in found.allocation.formats if fmt.is_integer} == {template}
+    check_packed(tmp_path, found, network)

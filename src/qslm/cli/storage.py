@@ -7,35 +7,33 @@ import typer
 if TYPE_CHECKING:
     from qslm.formats import Format
 
-Group = Annotated[
-    str,
-    typer.Option("--group", help="What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row."),
-]
-Groups = Annotated[
-    str,
-    typer.Option("--group", help="What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row; or several."),
-]
+_SHARING = "What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row; 32-s8 stores the scales in 8 bits"
+Group = Annotated[str, typer.Option("--group", help=f"{_SHARING}.")]
+Groups = Annotated[str, typer.Option("--group", help=f"{_SHARING}. Or several.")]
 Symmetric = Annotated[bool, typer.Option("--symmetric", help="No zero points: codes on both sides of zero alike.")]
 Vectors = Annotated[str, typer.Option("--vectors", help="One-dimensional parameters: float32, float16 or bfloat16.")]
 Signs = Annotated[bool, typer.Option("--signs/--no-signs", help="Store a binarized embedding as signs: 1 bit, exact.")]
 GROUPS = ("tensor", "row", "32", "64", "128")
+SCALES = ("", "-s8", "-s32")  # behind a group, as at the end of a format's text
 DEFAULT_PRECISIONS = "16 14 12 10 8 6 5 4 3 2"
 
 
 def template(group: str, symmetric: bool, bits: int = 8) -> "Format":
-    """The integer format that these options describe. Raises FormatError."""
+    """The integer format that these options describe; `group` may end in one of SCALES. Raises FormatError."""
     from qslm.errors import FormatError
     from qslm.formats import Format
 
-    if group not in GROUPS:
-        raise FormatError(f"--group {group} is not known.", f"Choose one of: {', '.join(GROUPS)}.")
-    if group.isdigit():
-        return Format("integer", bits, symmetric, "group", int(group))
-    return Format("integer", bits, symmetric, "tensor" if group == "tensor" else "row")
+    shared, dash, ending = group.partition("-")
+    if shared not in GROUPS or dash + ending not in SCALES:
+        raise FormatError(
+            f"--group {group} is not known.",
+            f"Choose one of: {', '.join(GROUPS)}; with -s8 behind it for scales in 8 bits, or -s32 in 32.",
+        )
+    return Format.parse(f"int{bits}{'-sym' * symmetric}-{'g' * shared.isdigit()}{group}")
 
 
 def templates(groups: str, symmetric: bool) -> "tuple[Format, ...]":
-    """The integer formats of several groups, such as `row 64`. Raises FormatError."""
+    """The integer formats of several groups, such as `row 64-s8`. Raises FormatError."""
     return tuple(template(group, symmetric) for group in groups.replace(",", " ").split())
 
 

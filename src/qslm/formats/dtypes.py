@@ -10,11 +10,12 @@ TYPES = {
 }  # fmt: skip
 
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SCALES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.float32}
 
 
 def scale_dtype(format: Format) -> torch.dtype:
-    """The type in which scales are stored."""
-    return _FLOATS[format.scale_type]
+    """The type of scales in memory: that in which they are stored, and float32 for the multiples of a step."""
+    return _SCALES[format.scale_type]
 
 
 def value_dtype(format: Format) -> torch.dtype:

@@ -10,17 +10,20 @@ from qslm.errors import FormatError
 
 Kind = Literal["integer", "float", "sign"]
 Granularity = Literal["tensor", "row", "group"]
-ScaleType = Literal["float16", "float32"]
+ScaleType = Literal["float16", "float32", "uint8"]
 ValueType = Literal["float16", "float32", "bfloat16"]
 
 INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 GROUP_SIZES = (32, 64, 128)
 
 _REMEDY = (
-    "Choose a format such as int4-row, int4-g64, int8-sym-tensor, int4-g128-s32, float32, float16, bfloat16 or sign."
+    "Choose a format such as int4-row, int4-g64, int3-g32-s8, int8-sym-tensor, int4-g128-s32, float32, float16, "
+    "bfloat16 or sign."
 )
 _NO_SCALES = (False, "row", 0, "float16")  # the defaults, so that equal formats compare equal
-_INTEGER = re.compile(r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32)?", re.ASCII)
+_INTEGER = re.compile(r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32|-s8)?", re.ASCII)
+_ENDINGS: dict[ScaleType, str] = {"float16": "", "float32": "-s32", "uint8": "-s8"}  # of a format's text
+_SCALE_BITS: dict[ScaleType, int] = {"float16": 16, "float32": 32, "uint8": 8}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Format:
     with an integer zero point of the same range; symmetric codes are -2^(b-1) to 2^(b-1) - 1 with zero point
     0. So zero is always representable. There is one scale per tensor, per row, or per group of `group_size`
     along the input, the last of which may be shorter:  (out, in) = (4, 100), groups of 64 -> scales (4, 2).
+
+    Scales are float16, float32 (`-s32`), or take 8 bits (`-s8`): `code * step` with codes 1 to 255 and one step, a
+    float32, for the whole tensor. This is the double quantization of QLoRA (arXiv 2305.14314), with integers and one
+    step in place of its blocks of 8-bit floats (derived).
 
     `sign` is one bit, exact for a tensor of which only `x >= 0` is read. `brain` tells bfloat16 from float16.
     """
@@ -66,8 +73,10 @@ class Format:
             return f"There are no groups of {self.group_size}; there are {_listed(GROUP_SIZES)}."
         if self.granularity != "group" and self.group_size != 0:
             return f"One scale per {self.granularity} has no group size."
-        if self.scale_type not in ("float16", "float32"):
-            return f"Scales are not stored as {self.scale_type!r}; there are float16 and float32."
+        if self.scale_type not in _ENDINGS:
+            return f"Scales are not stored as {self.scale_type!r}; there are {_listed(tuple(_ENDINGS))}."
+        if (self.scale_type, self.granularity) == ("uint8", "tensor"):
+            return "A single scale per tensor gains nothing from 8 bits, which need a step beside them."
         return ""
 
     @cached_property
@@ -77,7 +86,7 @@ class Format:
         if self.kind == "float":
             return f"{'b' if self.brain else ''}float{self.bits}"
         grain = f"g{self.group_size}" if self.granularity == "group" else self.granularity
-        return f"int{self.bits}{'-sym' * self.symmetric}-{grain}{'-s32' * (self.scale_type == 'float32')}"
+        return f"int{self.bits}{'-sym' * self.symmetric}-{grain}{_ENDINGS[self.scale_type]}"
 
     def __str__(self) -> str:
         return self._text
@@ -96,6 +105,11 @@ class Format:
     def has_zeros(self) -> bool:
         """Whether every scale has a zero point beside it."""
         return self.kind == "integer" and not self.symmetric
+
+    @property
+    def has_step(self) -> bool:
+        """Whether its scales are multiples of one step of the whole tensor."""
+        return self.scale_type == "uint8"
 
     @property
     def lowest(self) -> int:
@@ -118,9 +132,14 @@ class Format:
         return "bfloat16" if self.brain else "float32" if self.bits == 32 else "float16"
 
     @property
+    def scale_bits(self) -> int:
+        """Bits of a stored scale."""
+        return _SCALE_BITS[self.scale_type]
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of a weight with its share of the scale and zero point, in a matrix of endless rows."""
-        beside = (32 if self.scale_type == "float32" else 16) + self.bits * self.has_zeros
+        beside = self.scale_bits + self.bits * self.has_zeros
         return self.bits + beside / self.group_size if self.group_size else float(self.bits)
 
     def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
@@ -143,14 +162,14 @@ def _parse(text: str) -> Format:
     matched = _INTEGER.fullmatch(text)
     if matched is None:
         raise FormatError(f"{text[:40]!r} is not a number format.", _REMEDY)
-    bits, symmetric, grain, group, scale32 = matched.groups()
+    bits, symmetric, grain, group, ending = matched.groups(default="")
     granularity: Granularity = "group" if group else "tensor" if grain == "-tensor" else "row"
-    scale_type: ScaleType = "float32" if scale32 else "float16"
+    scale_type = next(one for one, its_ending in _ENDINGS.items() if its_ending == ending)
     return Format("integer", int(bits), bool(symmetric), granularity, int(group or 0), scale_type)
 
 
-def _listed(numbers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, numbers))
+def _listed(choices: tuple[object, ...]) -> str:
+    return ", ".join(map(str, choices))
 
 
 FLOAT32 = Format("float", 32)

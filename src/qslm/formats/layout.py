@@ -18,8 +18,9 @@ StoredTensor: TypeAlias = tuple[str, str, tuple[int, ...]]  # name, type as safe
 
 METADATA_KEY = "qslm"
 
+_ENTRY = len('"":{"dtype":"U8","shape":[1],"data_offsets":[12345678,12345678]},')
 _SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -27,6 +28,7 @@ def stored_tensors(format: Format, shape: tuple[int, ...], name: str) -> tuple[S
     """What a file holds of a tensor of `shape`: (name, type, shape) each. Needs no weights.
 
     int4-g64 of (256, 100) -> codes U8 (12800,), scales F16 (256, 2), zeros U8 (256,).
+    int4-g64-s8 -> scales U8 (256, 2), and their step F32 (1,) beside them.
     """
     if format.kind == "float":
         return ((name, _NAMES[format.value_type], shape),)
@@ -36,8 +38,9 @@ def stored_tensors(format: Format, shape: tuple[int, ...], name: str) -> tuple[S
     grid = format.scale_shape(*matrix_shape(shape))
     codes = (f"{name}.codes", "U8", (packed_bytes(count, format.bits),))
     scales = (f"{name}.scales", _NAMES[format.scale_type], grid)
+    step = (f"{name}.step", "F32", (1,))
     zeros = (f"{name}.zeros", "U8", (packed_bytes(prod(grid), format.bits),))
-    return (codes, scales, zeros) if format.has_zeros else (codes, scales)
+    return codes, scales, *[step] * format.has_step, *[zeros] * format.has_zeros
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -53,6 +56,11 @@ def canonical_json(value: object) -> str:
 def data_bytes(stored: StoredTensor) -> int:
     """How many bytes the numbers of one stored tensor take."""
     return _SIZES[stored[1]] * prod(stored[2])
+
+
+def entry_bytes(stored: StoredTensor) -> int:
+    """How many bytes the header has for one stored tensor, but for a few digits of its shape and place."""
+    return len(stored[0]) + _ENTRY
 
 
 def header(tensors: Iterable[StoredTensor], metadata: str) -> bytes:

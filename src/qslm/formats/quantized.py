@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 import torch
 
@@ -10,7 +11,7 @@ from qslm.formats.dtypes import TYPES, code_dtype
 from qslm.formats.format import Format, matrix_shape
 from qslm.formats.layout import StoredTensor, stored_tensors
 from qslm.formats.packing import pack, unpack, unused_bits
-from qslm.formats.scales import scale_problem
+from qslm.formats.scales import multiples, scale_codes, scale_problem
 
 CHUNK = 1 << 20  # numbers worked on at once: 4 MB in float32, which a cache can hold
 
@@ -21,7 +22,8 @@ _REMEDY = "The file is damaged or was not written by qslm: write it again or fet
 class QuantizedTensor:
     """A tensor of `shape` rounded into `format`. With (out, in) = matrix_shape(shape):
 
-    codes: (out, in) integers, for a sign 1 where x >= 0; scales: (rows, groups) in their stored type;
+    codes: (out, in) integers, for a sign 1 where x >= 0; scales: (rows, groups) in their stored type,
+    those of 8 bits as the float32 numbers that they stand for, and step: (1,) float32, what these are multiples of;
     zeros: (rows, groups) integers, affine formats only; values: `shape` in a float type, float formats only.
     """
 
@@ -31,6 +33,7 @@ class QuantizedTensor:
     scales: torch.Tensor | None = None
     zeros: torch.Tensor | None = None
     values: torch.Tensor | None = None
+    step: torch.Tensor | None = None
 
     def dequantize(self) -> torch.Tensor:
         """The numbers that it stands for, a new float32 tensor of `shape`: (code - zero) * scale."""
@@ -57,7 +60,9 @@ class QuantizedTensor:
         if self.scales is None:
             return {f"{name}.signs": pack(self.codes, 1)}
         stored = {f"{name}.codes": pack(_offset(self.codes, self.format), self.format.bits)}
-        stored[f"{name}.scales"] = self.scales
+        stored[f"{name}.scales"] = self.scales if self.step is None else scale_codes(self.scales, self.step)
+        if self.step is not None:
+            stored[f"{name}.step"] = self.step
         if self.zeros is not None:
             stored[f"{name}.zeros"] = pack(self.zeros, self.format.bits)
         return stored
@@ -69,7 +74,7 @@ class QuantizedTensor:
         """The inverse of `stored`: the same bits again.
 
         Raises ArtifactError when a tensor is missing, has another type or shape, has unused bits that are not
-        zero, or scales or numbers that are not finite.
+        zero, or has scales that are not positive, or scales or numbers that are not finite.
         """
         parts = {stored[0]: _checked(stored, tensors) for stored in stored_tensors(format, shape, name)}
         if format.kind == "float":
@@ -79,14 +84,17 @@ class QuantizedTensor:
         if format.kind == "sign":
             codes = _unpacked(f"{name}.signs", parts, 1, rows * columns)
             return cls(format, shape, codes=codes.reshape(rows, columns))
-        scales = parts[f"{name}.scales"]
+        scales, step = parts[f"{name}.scales"], parts.get(f"{name}.step")
+        if step is not None:
+            _refuse(not 0 < float(step) < inf, f"{name}.step", f"a step of {float(step)} is not positive and finite")
+            scales = multiples(scales, step)
         problem = scale_problem(scales, format)
         _refuse(bool(problem), f"{name}.scales", problem)
         codes = _unpacked(f"{name}.codes", parts, format.bits, rows * columns).reshape(rows, columns)
         zeros = None
         if format.has_zeros:
             zeros = _unpacked(f"{name}.zeros", parts, format.bits, scales.numel()).reshape(scales.shape)
-        return cls(format, shape, codes=_recentre(codes, format), scales=scales, zeros=zeros)
+        return cls(format, shape, codes=_recentre(codes, format), scales=scales, zeros=zeros, step=step)
 
 
 def row_chunks(rows: int, columns: int) -> Iterator[slice]:

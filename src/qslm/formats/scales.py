@@ -1,4 +1,8 @@
-"""Scales as they are stored: rounded upwards, so that what they were computed from still fits."""
+"""Scales as they are stored: rounded upwards, so that what they were computed from still fits.
+
+Scales of 8 bits are `code * step` with codes 1 to HIGHEST and one step for the whole tensor. In memory they are these
+products, rounded to float32, from which the codes follow again.
+"""
 
 import torch
 
@@ -6,35 +10,70 @@ from qslm.errors import FormatError
 from qslm.formats.dtypes import scale_dtype
 from qslm.formats.format import Format
 
+HIGHEST = 255
+
 _BITS = {torch.float16: torch.int16, torch.float32: torch.int32}
 _LARGEST = torch.finfo(torch.float32).max
 
 
-def stored_scales(exact: torch.Tensor, format: Format, name: str) -> torch.Tensor:
-    """Round scales (rows, groups) float64 up to the type in which `format` stores them.
+def stored_scales(exact: torch.Tensor, format: Format, name: str, step: torch.Tensor | None = None) -> torch.Tensor:
+    """Round scales (rows, groups) float64 up to what `format` stores.
 
-    A scale of 0 (nothing but zeros in the group) becomes 1; a positive one never becomes 0. Raises
-    FormatError when a scale is too large for its type or reaches numbers beyond float32.
+    A scale of 0 (nothing but zeros in the group) becomes 1; a positive one never becomes 0. Scales of 8 bits need the
+    `step` (1,) float32 that `scale_step` finds: 0 becomes the step, and what is beyond HIGHEST steps becomes these.
+    Raises FormatError when a scale is too large for its type or reaches numbers beyond float32.
     """
-    rounded = exact.to(scale_dtype(format))
-    # The bit patterns of positive floats are in the order of the floats: plus one is the next larger.
-    above = (rounded.view(_BITS[scale_dtype(format)]) + 1).view(scale_dtype(format))
-    scales = torch.where(rounded.to(torch.float64) < exact, above, rounded)
-    scales = torch.where(exact == 0, torch.ones_like(scales), scales)
+    scales = _rounded_up(exact, scale_dtype(format))
+    if format.has_step:
+        assert step is not None
+        # Rounding is monotone, so a product that is not below a float32 number is not below it once it is float32 too.
+        scales = multiples(torch.ceil(scales.double() / step.double()).clamp(1, HIGHEST), step)
+    else:
+        scales = torch.where(exact == 0, torch.ones_like(scales), scales)
     if problem := scale_problem(scales, format):
         raise FormatError(f"{name}: {problem}; the largest is {exact.max().item():.3g}.", _remedy(format))
     return scales
 
 
+def scale_step(exact: torch.Tensor, format: Format) -> torch.Tensor | None:
+    """The step (1,) float32 with which 8 bits reach the largest of the scales (rows, groups) float64; else None.
+
+    step = max(exact) / HIGHEST, rounded up; 1 where all scales are 0.
+    """
+    if not format.has_step:
+        return None
+    largest = _rounded_up(exact.max().reshape(1), torch.float32)
+    step = _rounded_up(largest.double() / HIGHEST, torch.float32)
+    return torch.where(largest == 0, torch.ones_like(step), step)
+
+
+def multiples(codes: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """The scales (rows, groups) float32 that 8-bit codes stand for: code * step."""
+    return codes.to(torch.float32) * step
+
+
+def scale_codes(scales: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """The inverse of `multiples`, as uint8: a product of float32 is off by far less than half a step."""
+    return torch.round(scales.double() / step.double()).to(torch.uint8)
+
+
 def scale_problem(scales: torch.Tensor, format: Format) -> str:
     """Why stored scales are unusable; an empty text when they are positive and reach only float32 numbers."""
     if not bool(torch.isfinite(scales).all()):
-        return f"a scale is not a number that {format.scale_type} can hold"
+        return f"a scale is not a number that {str(scales.dtype).removeprefix('torch.')} can hold"
     if not bool((scales > 0).all()):
         return "a scale is not positive"
     if float(scales.max()) * format.span > _LARGEST:
         return "a scale reaches numbers beyond float32"
     return ""
+
+
+def _rounded_up(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The smallest numbers of a type that are not below `exact`, float64 and not negative."""
+    rounded = exact.to(dtype)
+    # The bit patterns of positive floats are in the order of the floats: plus one is the next larger.
+    above = (rounded.view(_BITS[dtype]) + 1).view(dtype)
+    return torch.where(rounded.to(torch.float64) < exact, above, rounded)
 
 
 def _remedy(format: Format) -> str:

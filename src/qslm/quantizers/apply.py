@@ -1,7 +1,7 @@
 """Rounding one site of a network into any format."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
@@ -73,8 +73,7 @@ def round_site(
     if weight.numel() == 0:
         raise FormatError(f"{name} of shape {list(shape)} has no numbers to round.", "Keep it in float32.")
     matrix = weight.to(torch.float32).reshape(matrix_shape(shape))
-    rounded = _rounded(matrix, format, quantizer, name, inputs)
-    return QuantizedTensor(format, shape, rounded.codes, rounded.scales, rounded.zeros)
+    return replace(_rounded(matrix, format, quantizer, name, inputs), shape=shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 For every scale, both ends of the range are shrunk by one ratio r; r is searched on a coarse grid (1, 0.9, ...,
 0.1) and then on a fine one around the best (steps of 0.02). Scales are rounded to their stored type before an
-error is measured, and r = 1 is among the candidates, so that no scale does worse than with min-max.
+error is measured, and r = 1 is among the candidates, so that no scale does worse than with min-max. Scales of 8 bits
+keep the step of min-max.
 """
 
 import torch
@@ -31,7 +32,7 @@ def search_grid(weight: torch.Tensor, format: Format, name: str) -> Grid:
         centre = ratio
         for offset in offsets:
             tried = (centre + offset).clamp(0.02, 1)
-            candidate = grid(low * tried, high * tried, format, name)
+            candidate = grid(low * tried, high * tried, format, name, best.step)
             its_error = squared_error(weight, candidate, unit, format)
             better = its_error < error
             best = merged(better, candidate, best)

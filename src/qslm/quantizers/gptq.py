@@ -14,6 +14,7 @@ from qslm.formats import Format
 from qslm.formats.dtypes import code_dtype
 from qslm.formats.quantized import QuantizedTensor
 from qslm.quantizers.clip import search_grid
+from qslm.quantizers.grid import on_grid
 from qslm.quantizers.statistics import InputStatistics
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal
@@ -42,8 +43,7 @@ def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight", inpu
     )
     codes = torch.empty(rows, columns, dtype=code_dtype(format))
     codes[:, order] = found.to(codes.dtype)
-    points = on.zeros if format.has_zeros else None
-    return QuantizedTensor(format, (rows, columns), codes=codes, scales=on.scales, zeros=points)
+    return on_grid(codes, on, format)
 
 
 def _factor(hessian: torch.Tensor, name: str) -> torch.Tensor:

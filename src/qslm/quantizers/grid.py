@@ -12,15 +12,19 @@ import torch
 from qslm.formats import Format
 from qslm.formats.dtypes import code_dtype
 from qslm.formats.quantized import QuantizedTensor, part_of, row_chunks
-from qslm.formats.scales import stored_scales
+from qslm.formats.scales import scale_step, stored_scales
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """scales (rows, groups) in their stored type; zeros (rows, groups) integers, 0 for symmetric formats."""
+    """scales (rows, groups), step (1,) of 8-bit scales, and zeros (rows, groups) as in a QuantizedTensor.
+
+    Symmetric formats have zeros, too: integers that are 0.
+    """
 
     scales: torch.Tensor
     zeros: torch.Tensor
+    step: torch.Tensor | None = None
 
 
 def extremes(weight: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,21 +36,26 @@ def extremes(weight: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.
     return low.clamp(max=0), high.clamp(min=0)
 
 
-def grid(low: torch.Tensor, high: torch.Tensor, format: Format, name: str) -> Grid:
+def grid(low: torch.Tensor, high: torch.Tensor, format: Format, name: str, step: torch.Tensor | None = None) -> Grid:
     """The grid over [low, high], float64 (rows, groups) with low <= 0 <= high.
 
     Affine:     s = (high - low) / (2^b - 1),  z = round(-low / s)
     Symmetric:  s = max(high / (2^(b-1) - 1), -low / 2^(b-1)),  z = 0
                 1 bit has no code above 0: s = -low, and positive numbers become 0.
-    s is rounded up to its stored type before z is computed, so a number of the range is at most s / 2 off.
+    s is rounded up to its stored type before z is computed, so a number of the range is at most s / 2 off. Scales of
+    8 bits are multiples of `step`; where it is not given, of the one that reaches the largest of them.
     """
     if format.symmetric:
         up = high / format.highest if format.highest else torch.zeros_like(high)
-        scales = stored_scales(torch.maximum(up, low / format.lowest), format, name)
-        return Grid(scales, torch.zeros_like(low, dtype=code_dtype(format)))
-    scales = stored_scales((high - low) / format.highest, format, name)
+        exact = torch.maximum(up, low / format.lowest)
+    else:
+        exact = (high - low) / format.highest
+    step = scale_step(exact, format) if step is None else step
+    scales = stored_scales(exact, format, name, step)
+    if format.symmetric:
+        return Grid(scales, torch.zeros_like(low, dtype=code_dtype(format)), step)
     zeros = torch.round(-low / scales.double()).clamp(0, format.highest)
-    return Grid(scales, zeros.to(code_dtype(format)))
+    return Grid(scales, zeros.to(code_dtype(format)), step)
 
 
 def quantize_to(weight: torch.Tensor, on: Grid, format: Format) -> QuantizedTensor:
@@ -57,8 +66,13 @@ def quantize_to(weight: torch.Tensor, on: Grid, format: Format) -> QuantizedTens
         rounded = round_to(part, scales, zeros, format).to(code_dtype(format))
         count = rows.stop - rows.start
         codes[rows] = rounded.reshape(count, -1)[:, : weight.shape[1]]
+    return on_grid(codes, on, format)
+
+
+def on_grid(codes: torch.Tensor, on: Grid, format: Format) -> QuantizedTensor:
+    """The weight (out, in) that has these codes on a grid."""
     points = on.zeros if format.has_zeros else None
-    return QuantizedTensor(format, tuple(weight.shape), codes=codes, scales=on.scales, zeros=points)
+    return QuantizedTensor(format, tuple(codes.shape), codes=codes, scales=on.scales, zeros=points, step=on.step)
 
 
 def squared_error(weight: torch.Tensor, on: Grid, unit: torch.Tensor, format: Format) -> torch.Tensor:
@@ -82,8 +96,8 @@ def total(found: list[torch.Tensor], format: Format) -> torch.Tensor:
 
 
 def merged(where: torch.Tensor, one: Grid, other: Grid) -> Grid:
-    """The scales and zero points of `one` where (rows, groups) says so, else those of `other`."""
-    return Grid(torch.where(where, one.scales, other.scales), torch.where(where, one.zeros, other.zeros))
+    """The scales and zero points of `one` where (rows, groups) says so, else those of `other`; they share the step."""
+    return Grid(torch.where(where, one.scales, other.scales), torch.where(where, one.zeros, other.zeros), one.step)
 
 
 def round_to(part: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, format: Format) -> torch.Tensor:

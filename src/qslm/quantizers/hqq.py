@@ -3,7 +3,8 @@
 Few large errors are let be, so that the many others become small. With E the errors that are let be, the two steps are
 solved in turn:  E = shrink(W - W_hat), and the scale s that brings (q - z) s closest to W - E. HQQ moves a real zero
 point instead; here zero points are integers, so that zero stays representable, and z stays that of min-max (derived).
-Errors are measured in steps of the grid, so that weights of any size are rounded alike (derived).
+Errors are measured in steps of the grid, so that weights of any size are rounded alike (derived). Scales of 8 bits keep
+the step of min-max, so none becomes larger than the largest was.
 """
 
 import torch
@@ -25,7 +26,8 @@ def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight") -> Q
     best, error = now, _error(weight, now, unit, format)
     beta = BETA
     for _ in range(ROUNDS):
-        now = Grid(stored_scales(_fitted(weight, now, beta, format), format, name), now.zeros)
+        fitted = _fitted(weight, now, beta, format)
+        now = Grid(stored_scales(fitted, format, name, now.step), now.zeros, now.step)
         found = _error(weight, now, unit, format)
         best, error = merged(found < error, now, best), torch.minimum(found, error)
         beta *= KAPPA

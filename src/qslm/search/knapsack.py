@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site
-from qslm.formats import FLOAT32, Format, data_bytes, stored_tensors
+from qslm.formats import FLOAT32, Format, data_bytes, entry_bytes, stored_tensors
 from qslm.search.costs import Costs
 from qslm.search.expected import ExpectedFront, order
 from qslm.search.front import Front, Item, pareto_front
@@ -28,7 +28,7 @@ FAILURES = 2  # exchanges in a row that are no better, after which there are no 
 HALVING = 5  # evaluations after which the smallest is sought by halving, not where it is expected
 NEAR = 0.01  # points whose sizes differ by a smaller share count as one
 NOISE = 0.5  # of the reach of an evaluation's bound
-HEADER = 16  # bytes by which the header of a file may differ, for each site
+HEADER = 32  # bytes by which the header of a file may differ from what is counted, for each site
 
 TINY = 1e-12
 
@@ -167,7 +167,11 @@ class KnapsackSearch(Strategy):
         )
 
     def _item(self, site: Site) -> Item:
-        sizes = tuple(sum(map(data_bytes, stored_tensors(fmt, site.shape, site.name))) for fmt in self._formats)
+        """Of every format the data, what its header takes beyond the shortest, and the expected loss."""
+        stored = [stored_tensors(fmt, site.shape, site.name) for fmt in self._formats]
+        entries = [sum(map(entry_bytes, tensors)) for tensors in stored]
+        data = [sum(map(data_bytes, tensors)) for tensors in stored]
+        sizes = tuple(one + entry - min(entries) for one, entry in zip(data, entries, strict=True))
         return Item(sizes, tuple(self._costs.of(site.name, fmt) for fmt in self._formats))
 
     def _noise(self, outcome: Outcome) -> float:

@@ -9,7 +9,7 @@ from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site
 from qslm.budget import Budget, check_possible
 from qslm.errors import AllocationError, BudgetError
-from qslm.formats import FLOAT32, Format
+from qslm.formats import FLOAT32, Format, data_bytes, entry_bytes, stored_tensors
 
 Order = Literal["sensitivity", "network"]
 
@@ -79,7 +79,7 @@ class Options:
     def formats(self) -> tuple[Format, ...]:
         """Every template at every precision, from the most bits a weight to the fewest."""
         found = {replace(template, bits=bits) for template in self.templates for bits in self.precisions}
-        return tuple(sorted(found, key=lambda fmt: (fmt.bits_per_weight, str(fmt)), reverse=True))
+        return tuple(sorted(found, key=_order, reverse=True))
 
     def uniform(self, anatomy: Anatomy, fmt: Format) -> Allocation:
         """Every matrix in `fmt`, vectors and signs as these options say."""
@@ -103,8 +103,16 @@ class Options:
         return Allocation(anatomy, chosen, first if set(names) == {first} else names)
 
     def smallest(self, anatomy: Anatomy) -> Allocation:
-        """The smallest allocation that the search can reach: every matrix at the lowest precision."""
-        return self.uniform(anatomy, self.formats[-1])
+        """The smallest allocation that the search can reach: every matrix at the lowest precision.
+
+        Which of several templates is smallest depends on the matrix: 8-bit scales save nothing where there are few.
+        """
+        upwards = self.formats[::-1]
+
+        def smallest(site: Site) -> Format:
+            return min(upwards, key=lambda fmt: _file_bytes(site, fmt))
+
+        return self.mixed(anatomy, {site.name: smallest(site) for site in self.matrices(anatomy)})
 
     def check_possible(self, anatomy: Anatomy, budget: Budget, checkpoint_bytes: int) -> None:
         """Raise BudgetError, naming the nearest possible budget, when no allocation is small enough.
@@ -128,6 +136,15 @@ class Options:
             "quantizers": list(self.quantizers),
         }
         return {**vars(self), **texts}
+
+
+def _order(fmt: Format) -> tuple[float, int, str]:
+    """By bits a weight; in endless rows those of a scale for each row do not count, so these come second."""
+    return fmt.bits_per_weight, fmt.scale_bits, str(fmt)
+
+
+def _file_bytes(site: Site, fmt: Format) -> int:
+    return sum(data_bytes(tensor) + entry_bytes(tensor) for tensor in stored_tensors(fmt, site.shape, site.name))
 
 
 def check_name(strategy: str) -> None:
