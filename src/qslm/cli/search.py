@@ -49,7 +49,7 @@ Quantizers = Annotated[
     str,
     typer.Option(
         "--quantizers",
-        help="How weights are rounded: clip, hqq, gptq (by calibration text), minmax as in the paper; or several.",
+        help="How weights are rounded: clip, hqq, minmax as in the paper, gptq or awq by calibration text; or several.",
     ),
 ]
 Strategy = Annotated[

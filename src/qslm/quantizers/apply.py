@@ -1,7 +1,7 @@
 """Rounding one site of a network into any format."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
@@ -12,7 +12,7 @@ from qslm.errors import AllocationError, FormatError
 from qslm.formats import Format, matrix_shape
 from qslm.formats.dtypes import value_dtype
 from qslm.formats.quantized import QuantizedTensor
-from qslm.quantizers import clip, gptq, hqq, minmax
+from qslm.quantizers import awq, clip, gptq, hqq, minmax
 from qslm.quantizers.statistics import InputStatistics
 
 
@@ -37,8 +37,9 @@ class CalibratedQuantizer(Protocol):
 Inputs: TypeAlias = Mapping[str, InputStatistics]  # by the name of the site
 
 DATA_FREE: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize, "hqq": hqq.quantize}
-CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": gptq.quantize}
+CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": gptq.quantize, "awq": awq.quantize}
 QUANTIZERS = (*DATA_FREE, *CALIBRATED)
+SCALING = frozenset({"awq"})  # scale columns: what makes their inputs has to take the scales up (`fold`)
 WITHOUT_INPUTS = "clip"  # rounds a site that is no matrix of a linear layer in place of a calibrated quantizer
 
 _DAMAGED = "The checkpoint is damaged: train it, convert it or fetch it anew."
@@ -73,8 +74,7 @@ def round_site(
     if weight.numel() == 0:
         raise FormatError(f"{name} of shape {list(shape)} has no numbers to round.", "Keep it in float32.")
     matrix = weight.to(torch.float32).reshape(matrix_shape(shape))
-    rounded = _rounded(matrix, format, quantizer, name, inputs)
-    return QuantizedTensor(format, shape, rounded.codes, rounded.scales, rounded.zeros)
+    return replace(_rounded(matrix, format, quantizer, name, inputs), shape=shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,11 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
             )
         fmt, quantizer = self._choices[site.name]
         return round_site(weight, fmt, quantizer, name=site.name, inputs=self.inputs)
+
+    def exponents(self, name: str) -> torch.Tensor | None:
+        """Those that the columns of a site are scaled by when it is rounded; None where they are not scaled."""
+        scaled = self._choices[name][1] in SCALING and self.inputs is not None and name in self.inputs
+        return self.inputs[name].exponents if scaled and self.inputs is not None else None
 
     @cached_property
     def _choices(self) -> dict[str, tuple[Format, str]]:
