@@ -180,3 +180,12 @@ def test_networks_that_do_not_say_so_fold_nothing_and_tied_tensors_do_not_fold()
     anatomy = find_anatomy(model)
     last = Fold(("ln_out.weight", "ln_out.bias"), ("head.weight",))
     assert set(model.folds()) - set(folds_of(model, anatomy)) == {last}
+
+
+def test_a_fold_of_unlike_numbers_of_channels_is_refused_by_name(monkeypatch):
+    model = network()
+    wrong = Fold(("blocks.0.ffn.key.weight",), ("blocks.0.att.output.weight",))
+    monkeypatch.setattr(type(model), "folds", lambda self: (wrong,))
+    with pytest.raises(AllocationError, match=r"ffn\.key\.weight 72, blocks\.0\.att\.output\.weight 40") as caught:
+        folds_of(model, find_anatomy(model))
+    assert "folds() of SpikeGPT" in caught.value.remedy

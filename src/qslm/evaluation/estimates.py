@@ -174,7 +174,7 @@ def _left(found: Mapping[str, Found], folds: Iterable[Fold], options: Options) -
     for fold in folds if scaling and others else ():
         known = found.keys() >= set(fold.consumers)
         pairs = [[summed(fold.consumers, fmt, some) for some in (scaling, others)] for fmt in options.formats if known]
-        gain = sum(log(rest / scaled) for scaled, rest in pairs)
+        gain = sum(log(rest) - log(scaled) for scaled, rest in pairs)
         left |= dict.fromkeys(fold.consumers, scaling if gain > 0 else others)
     return left
 

@@ -103,8 +103,9 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
 
     def exponents(self, name: str) -> torch.Tensor | None:
         """Those that the columns of a site are scaled by when it is rounded; None where they are not scaled."""
-        scaled = self._choices[name][1] in SCALING and self.inputs is not None and name in self.inputs
-        return self.inputs[name].exponents if scaled and self.inputs is not None else None
+        if self._choices[name][1] not in SCALING or self.inputs is None or name not in self.inputs:
+            return None
+        return self.inputs[name].exponents
 
     @cached_property
     def _choices(self) -> dict[str, tuple[Format, str]]:

@@ -26,8 +26,8 @@ ROWS = 512  # of a matrix that are looked at, at most
 def quantize(weight: Tensor, format: Format, *, name: str = "weight", inputs: InputStatistics) -> QuantizedTensor:
     """Round a finite float32 weight (out, in) into an integer format by clip search, its columns scaled.
 
-    Without exponents it is plain clip search. Raises FormatError, which says `name`,
-    where the statistics are of another width or not finite, and as min-max does.
+    Without exponents it is plain clip search. Raises FormatError, which says `name`, where the statistics are of
+    another width or not finite, and as min-max does.
     """
     inputs.check(weight.shape[1], name)
     if inputs.exponents is None:

@@ -23,12 +23,22 @@ _ANOTHER = "Round it by another quantizer: gptq, clip."
 def folds_of(model: nn.Module, anatomy: Anatomy) -> tuple[Fold, ...]:
     """Where a network can take scales up, as its method `folds()` says; nothing where it has none.
 
-    A fold of a tensor with a second key, which something else reads too, is left out.
+    A fold of a tensor with a second key, which something else reads too, is left out. Raises AllocationError where
+    what makes the channels and what reads them differ in how many there are.
     """
     own = {site.name for site in anatomy.sites if not site.aliases}
     told = getattr(model, "folds", None)
-    found: tuple[Fold, ...] = tuple(told()) if callable(told) else ()
-    return tuple(one for one in found if own.issuperset((*one.producers, *one.consumers)))
+    found = [one for one in (told() if callable(told) else ()) if own.issuperset((*one.producers, *one.consumers))]
+    for one in found:
+        made = {name: anatomy[name].shape[0] for name in one.producers}
+        read = {name: anatomy[name].shape[-1] for name in one.consumers}
+        if len({*made.values(), *read.values()}) != 1:
+            counts = ", ".join(f"{name} {count}" for name, count in (made | read).items())
+            raise AllocationError(
+                f"What makes the channels of a fold and what reads them differ in their number: {counts}.",
+                f"Correct the method folds() of {type(model).__name__}.",
+            )
+    return tuple(found)
 
 
 def fold(sites: RoundedSites, folds: Iterable[Fold]) -> "FoldedSites":
