@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qslm.errors import AllocationError, FormatError
 from qslm.formats import Format
-from qslm.quantizers import InputStatistics, round_site, search_exponents
+from qslm.quantizers import InputStatistics, awq_gptq, gptq, round_site, search_exponents
 from qslm.quantizers.awq import JUDGE, ROWS, quantize
 from qslm.quantizers.statistics import LEAST
 
@@ -70,6 +70,35 @@ def test_it_is_clip_search_in_the_scaled_space_in_any_shape_and_format(format, r
     assert torch.equal(found.dequantize().double(), scaled.dequantize().double() / scales)
 
 
+@given(st.sampled_from(FORMATS), st.integers(1, 20), st.integers(1, 70), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_with_gptq_it_is_gptq_in_the_scaled_space_in_any_shape_and_format(format, rows, columns, seed):
+    weight, moment = drawn(rows, columns, seed)
+    exponents = torch.randint(LEAST, 1, (columns,), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
+    found = awq_gptq.quantize(weight, format, inputs=InputStatistics(moment, 1, exponents))
+    scales = 2.0 ** exponents.double()
+    seen = (moment.double() / scales / scales[:, None]).float()
+    scaled = gptq.quantize((weight.double() * scales).float(), format, inputs=InputStatistics(seen, 1))
+    assert torch.equal(found.codes, scaled.codes) and torch.equal(found.scales, scaled.scales)
+    assert torch.equal(found.dequantize().double(), scaled.dequantize().double() / scales)
+    plain = awq_gptq.quantize(weight, format, inputs=InputStatistics(moment, 1))
+    assert plain.exponents is None
+    assert torch.equal(plain.codes, gptq.quantize(weight, format, inputs=InputStatistics(moment, 1)).codes)
+
+
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_with_gptq_correlated_inputs_of_unlike_sizes_lose_less_than_with_either_alone(bits):
+    weight, moment = drawn(48, 160)
+    mixing = torch.randn(160, 160, generator=torch.Generator().manual_seed(5)) / 160**0.5 + torch.eye(160)
+    sizes = moment.diagonal().sqrt()
+    moment = sizes[:, None] * (mixing.T @ mixing) * sizes
+    inputs, format = searched(weight, moment), Format.parse(f"int{bits}-row")
+    methods = awq_gptq.quantize, quantize, gptq.quantize
+    rounded = [method(weight, format, inputs=inputs).dequantize() for method in methods]
+    both, scaled, compensated = (loss(weight, one, moment) for one in rounded)
+    assert both < 0.8 * scaled and both < 0.8 * compensated
+
+
 def test_the_exponents_follow_the_inputs_and_are_shared_by_what_reads_them():
     weights, moments = zip(*(drawn(40, 64, seed, skew=1.5) for seed in (0, 0)), strict=True)
     alone, both = search_exponents(weights[:1], moments[:1]), search_exponents(weights, moments)
@@ -101,6 +130,15 @@ def test_dead_inputs_count_as_the_least_of_the_others():
 @pytest.mark.parametrize("moment", [torch.zeros(40, 40), torch.ones(40, 40), torch.full((40, 40), 1e-30)])
 def test_a_singular_moment_scales_nothing(moment):
     assert search_exponents([drawn(6, 40)[0]], [moment]) is None
+
+
+@pytest.mark.parametrize("moment", [torch.zeros(40, 40), torch.ones(40, 40), torch.full((40, 40), 1e-30)])
+def test_with_gptq_a_singular_moment_and_dead_inputs_are_damped(moment):
+    weight, _ = drawn(6, 40)
+    moment[7] = moment[:, 7] = 0
+    exponents = (torch.arange(40) % 9 - 8).to(torch.int8)
+    found = awq_gptq.quantize(weight, Format.parse("int8-row"), inputs=InputStatistics(moment, 1, exponents))
+    assert float((found.dequantize() - weight)[:, exponents == 0].abs().max()) < 0.02
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

@@ -15,7 +15,7 @@ from qslm.errors import AllocationError
 from qslm.evaluation import Evaluator, Ledger
 from qslm.evaluation.inputs import StoredInputs
 from qslm.formats import FLOAT16, Format
-from qslm.quantizers import RoundedSites, fold, folds_of
+from qslm.quantizers import SCALING, RoundedSites, fold, folds_of
 from qslm.search import Options
 from qslm.study import pack, search, select
 from qslm.study.folder import INPUTS
@@ -48,11 +48,11 @@ def logits_as_measured(run, selection, network, ids, task=NextToken):
             return network(ids)
 
 
-@pytest.mark.parametrize("quantizers", [("awq",), ("gptq", "awq", "clip"), ("awq", "hqq")])
+@pytest.mark.parametrize("quantizers", [("awq",), ("awq_gptq",), ("gptq", "awq", "clip"), ("awq", "awq_gptq", "hqq")])
 def test_the_packed_model_gives_the_logits_that_were_measured_bit_for_bit(network, tmp_path, quantizers):
     options = Options(precisions=PRECISIONS, quantizers=quantizers, vectors=FLOAT16)
     selection = search(network, NextToken(network), budget=BUDGET, output=tmp_path, options=options)
-    assert "awq" in selection.allocation.quantizers
+    assert set(selection.allocation.quantizers) & SCALING
     model = packed_network(tmp_path / "artifact", network)
     ids = torch.cat(NextToken(network).batches("report"))
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_the_packed_model_gives_the_logits_that_were_measured_bit_for_bit(networ
 
 
 def test_what_reads_the_same_channels_is_scaled_or_not_as_one_whatever_is_proposed(network, tmp_path):
-    options = Options(precisions=PRECISIONS, quantizers=("gptq", "awq", "clip"))
+    options = Options(precisions=PRECISIONS, quantizers=("gptq", "awq", "awq_gptq", "clip"))
     search(network, NextToken(network), budget=BUDGET, output=tmp_path, options=options)
     with Ledger.read(tmp_path / "ledger.sqlite") as ledger:
         tried = [json.loads(row.allocation)["quantizer"] for row in ledger.rows("search") if row.tier != "baseline"]
@@ -73,9 +73,9 @@ def test_what_reads_the_same_channels_is_scaled_or_not_as_one_whatever_is_propos
     for one in folds_of(network, find_anatomy(network)):
         for names in tried if inputs[one.consumers[0]].exponents is not None else ():
             named = [names[name] if isinstance(names, dict) else names for name in one.consumers]
-            assert len({name == "awq" for name in named}) == 1
+            assert len({name in SCALING for name in named}) == 1
             seen |= set(named)
-    assert "awq" in seen
+    assert seen & SCALING
 
 
 def test_the_same_call_gives_the_same_bytes_also_with_workers_and_for_another_budget(network, tmp_path):

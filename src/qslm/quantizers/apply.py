@@ -12,7 +12,7 @@ from qslm.errors import AllocationError, FormatError
 from qslm.formats import Format, matrix_shape
 from qslm.formats.dtypes import value_dtype
 from qslm.formats.quantized import QuantizedTensor
-from qslm.quantizers import awq, clip, gptq, hqq, minmax
+from qslm.quantizers import awq, awq_gptq, clip, gptq, hqq, minmax
 from qslm.quantizers.statistics import InputStatistics
 
 
@@ -37,9 +37,13 @@ class CalibratedQuantizer(Protocol):
 Inputs: TypeAlias = Mapping[str, InputStatistics]  # by the name of the site
 
 DATA_FREE: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize, "hqq": hqq.quantize}
-CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": gptq.quantize, "awq": awq.quantize}
+CALIBRATED: dict[str, CalibratedQuantizer] = {
+    "gptq": gptq.quantize,
+    "awq": awq.quantize,
+    "awq_gptq": awq_gptq.quantize,
+}
 QUANTIZERS = (*DATA_FREE, *CALIBRATED)
-SCALING = frozenset({"awq"})  # scale columns: what makes their inputs has to take the scales up (`fold`)
+SCALING = frozenset({"awq", "awq_gptq"})  # scale columns: what makes their inputs has to take the scales up (`fold`)
 WITHOUT_INPUTS = "clip"  # rounds a site that is no matrix of a linear layer in place of a calibrated quantizer
 
 _DAMAGED = "The checkpoint is damaged: train it, convert it or fetch it anew."

@@ -94,7 +94,7 @@ def _shared(sites: RoundedSites, one: Fold) -> Tensor | None:
         if name not in scaled or not torch.equal(scaled[name], exponents):
             raise AllocationError(
                 f"The columns of {first} are scaled and those of {name}, which reads the same channels, are not alike.",
-                "Round both by awq, or neither.",
+                "Round both by awq or awq_gptq, or neither.",
             )
     return exponents
 

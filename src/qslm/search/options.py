@@ -15,8 +15,9 @@ Order = Literal["sensitivity", "network"]
 
 PRECISIONS = (16, 14, 12, 10, 8, 6, 5, 4, 3, 2)
 TEMPLATE = Format("integer", 8)
-QUANTIZERS = ("clip", "minmax", "hqq", "gptq", "awq")  # of `qslm.quantizers`, which PyTorch takes a second to load for
-SCALING = ("awq",)  # of them, those whose scales of columns end in the scales of other matrices' rows
+# The names of `qslm.quantizers`, which PyTorch takes a second to load for.
+SCALING = ("awq", "awq_gptq")  # those whose scales of columns end in the scales of other matrices' rows
+QUANTIZERS = ("clip", "minmax", "hqq", "gptq", *SCALING)
 NAMES = ("knapsack", "tiered", "literal", "uniform", "greedy", "random", "tpe", "nsga2")
 EVALUATIONS = 200  # what a strategy without an end of its own asks for where no limit is given
 SEEDS = 2**32
