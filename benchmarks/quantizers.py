@@ -40,11 +40,18 @@ STUDIES = (("sst2", 1.0), ("wikitext2", 0.01), ("wikitext2", 0.05))
 LADDER = Options(
     precisions=BITS,
     templates=tuple(Format.parse(f"int8-{group}") for group in ("row", "g64", "g32")),
-    quantizers=("gptq", "clip", "hqq"),
+    quantizers=("gptq", "awq_gptq", "awq", "clip", "hqq"),
 )
 WINDOWS = {"wikitext2": {"search": 256}, "sst2": {}}
 QUICK = {"wikitext2": {"search": 64, "report": 96}, "sst2": {"search": 400, "report": 872}}
-COLOURS = {"minmax": "#7a8594", "clip": "#1f6fb4", "hqq": "#c8742b", "gptq": "#2c7a3f"}
+COLOURS = {
+    "minmax": "#7a8594",
+    "clip": "#1f6fb4",
+    "hqq": "#c8742b",
+    "gptq": "#2c7a3f",
+    "awq": "#8a4fb4",
+    "awq_gptq": "#b8336a",
+}
 
 
 def opened(name: str, arguments: argparse.Namespace, progress: Listener) -> tuple[Checkpoint, Task]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from networks.encoder import SpikingEncoder
-from networks.spikegpt import random_ids, random_spikegpt
+from networks.spikegpt import random_ids, random_spikegpt, skewed_spikegpt
 from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
 from torch import nn
@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from qslm.anatomy.find import find_anatomy
 from qslm.evaluation import estimates
 from qslm.evaluation.estimates import Estimate, estimate_costs
+from qslm.evaluation.inputs import collect_inputs
 from qslm.formats import Format
-from qslm.quantizers import round_site
+from qslm.quantizers import awq, round_site
 from qslm.search import Options
 from qslm.search.costs import Costs
 from qslm.tasks.task import Losses, Task
@@ -374,3 +375,53 @@ def test_no_more_than_one_gradient_and_the_sums_are_held():
     for hook in hooks:
         hook.remove()
     assert held and max(held) == 1
+
+
+def of_quantizers(model, task, quantizers):
+    options = Options(precisions=[fmt.bits for fmt in FORMATS], quantizers=quantizers)
+    anatomy = find_anatomy(model)
+    inputs = collect_inputs(model, anatomy, task)
+    return inputs, estimate_costs(model, anatomy, task, options, inputs=inputs).costs
+
+
+def test_all_readers_of_a_fold_are_scaled_or_none_by_what_costs_them_less():
+    model = skewed_spikegpt()
+    task = spikegpt_task(model)
+    inputs, both = of_quantizers(model, task, ("clip", "awq"))
+    plain, scaled = (of_quantizers(model, task, (name,))[1] for name in ("clip", "awq"))
+    chosen = set()
+    for fold in model.folds():
+        named = {both.quantizer(name, fmt) for name in fold.consumers for fmt in FORMATS}
+        if inputs[fold.consumers[0]].exponents is not None:
+            (quantizer,) = named
+            chosen.add(quantizer)
+            pairs = [[sum(one.of(n, fmt) for n in fold.consumers) for one in (plain, scaled)] for fmt in FORMATS]
+            assert (quantizer == "awq") == (np.prod([less / more for less, more in pairs]) > 1)
+    assert "awq" in chosen
+
+
+@pytest.mark.parametrize("factor", [0.0, float("inf")])
+def test_readers_that_no_cost_or_no_gradient_reaches_are_not_scaled_without_the_others(factor, monkeypatch):
+    """Nothing is expected of one reader of a fold: none of its readers is scaled."""
+    model = skewed_spikegpt()
+    fisher = estimates._fisher
+
+    def altered(*arguments):
+        found = fisher(*arguments)
+        found.sums["blocks.0.att.key.weight"].mul_(factor)
+        found.sums.pop("blocks.1.att.key.weight")
+        return found
+
+    monkeypatch.setattr(estimates, "_fisher", altered)
+    _, costs = of_quantizers(model, spikegpt_task(model), ("awq", "clip"))
+    for name in ("key", "value", "receptance"):
+        found = {costs.quantizer(f"blocks.1.att.{name}.weight", fmt) for fmt in FORMATS}
+        assert found == {"clip" if factor == 0 else None}
+
+
+def test_where_nothing_is_scaled_every_format_has_its_own_quantizer(monkeypatch):
+    model = random_spikegpt()
+    monkeypatch.setattr(awq, "ALPHAS", ())
+    inputs, costs = of_quantizers(model, spikegpt_task(model), ("gptq", "awq"))
+    assert all(one.exponents is None for one in inputs.values())
+    assert {costs.quantizer("head.weight", fmt) for fmt in FORMATS} <= {"gptq", "awq"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks.spikegpt import random_ids, random_spikegpt
+from networks.spikegpt import random_ids, random_spikegpt, skewed_spikegpt
 from networks.tied import TiedNetwork
 from torch import nn
 
@@ -11,6 +11,7 @@ from qslm.anatomy.find import find_anatomy
 from qslm.errors import ArtifactError
 from qslm.evaluation import inputs as module
 from qslm.evaluation.inputs import StoredInputs, collect_inputs, write_inputs
+from qslm.quantizers import InputStatistics
 from qslm.tasks.task import Losses, Task
 
 
@@ -32,6 +33,11 @@ class Batches(Task):
 @pytest.fixture
 def model():
     return random_spikegpt()
+
+
+@pytest.fixture
+def skewed():
+    return skewed_spikegpt()
 
 
 @pytest.fixture
@@ -92,3 +98,27 @@ def test_they_come_back_from_a_file_and_a_damaged_one_is_refused(model, task, tm
         path.write_bytes(content[:length])
         with pytest.raises(ArtifactError, match=r"inputs\.safetensors"):
             dict(StoredInputs(path))
+
+
+def test_readers_of_unlike_channels_share_exponents_that_follow_the_inputs(skewed, task):
+    found = collect_inputs(skewed, find_anatomy(skewed), task)
+    key, value = (found[f"blocks.0.att.{name}.weight"].exponents for name in ("key", "value"))
+    assert torch.equal(key, value) and int(key.max()) == 0 and int(key.min()) < -2
+    channels = skewed.blocks[0].ln1.weight.abs()
+    assert key.float()[channels > channels.median()].mean() > key.float()[channels < channels.median()].mean()
+
+
+def test_exponents_come_back_from_a_file(skewed, task, tmp_path):
+    found, path = collect_inputs(skewed, find_anatomy(skewed), task), tmp_path / "inputs.safetensors"
+    found |= {"plain": InputStatistics(torch.eye(3), 1)}
+    write_inputs(path, found, "this text")
+    stored = StoredInputs(path)
+    assert stored["plain"].exponents is None
+    scaled = {name: one.exponents for name, one in found.items() if one.exponents is not None}
+    assert len(scaled) > 3 and all(torch.equal(stored[name].exponents, one) for name, one in scaled.items())
+
+
+def test_networks_without_folds_have_no_exponents(task):
+    model = TiedNetwork()
+    found = collect_inputs(model, find_anatomy(model), Batches([torch.arange(12).reshape(2, 6)]))
+    assert found and all(one.exponents is None for one in found.values())

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from qslm.errors import FormatError
 from qslm.formats import Format
 from qslm.formats.dtypes import scale_dtype
-from qslm.formats.scales import HIGHEST, multiples, scale_codes, scale_problem, scale_step, stored_scales
+from qslm.formats.scales import (
+    HIGHEST,
+    multiples,
+    powers_of_two,
+    scale_codes,
+    scale_problem,
+    scale_step,
+    stored_scales,
+)
 
 HALF, SINGLE, EIGHT = (Format.parse(f"int8-row{ending}") for ending in ("", "-s32", "-s8"))
 LARGEST = float(np.finfo(np.float32).max)
@@ -90,3 +98,9 @@ def test_too_large_a_scale_is_refused_by_name(value, format, remedy):
 def test_other_scales_have_a_problem(value):
     assert scale_problem(torch.tensor([[1.0, value]]), SINGLE)
     assert not scale_problem(torch.tensor([[1.0, 2.0]]), SINGLE)
+
+
+def test_powers_of_two_are_exact():
+    exponents = torch.arange(-126, 128)
+    assert powers_of_two(exponents).tolist() == [2.0**k for k in range(-126, 128)]
+    assert powers_of_two(torch.tensor([[-8, 0]], dtype=torch.int8)).tolist() == [[2.0**-8, 1.0]]

@@ -21,6 +21,20 @@ def random_spikegpt(
     return model.requires_grad_(False).eval()
 
 
+def skewed_spikegpt(strength=1.5, **shape):
+    """What `random_spikegpt` computes, by channels of unlike sizes: e^(strength z) times as large, z normal."""
+    model = random_spikegpt(**shape)
+    generator = torch.Generator().manual_seed(8)
+    for fold in model.folds():
+        readers = [model.get_parameter(name) for name in fold.consumers]
+        sizes = torch.exp(strength * torch.randn(readers[0].shape[1], generator=generator))
+        for maker in map(model.get_parameter, fold.producers):
+            maker.mul_((sizes ** (1 / fold.degree)).reshape(-1, *[1] * (maker.dim() - 1)))
+        for reader in readers:
+            reader.div_(sizes)
+    return model
+
+
 def _values(name, shape, generator):
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
     kind = name.rsplit(".", 1)[-1]

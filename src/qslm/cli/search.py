@@ -49,7 +49,8 @@ Quantizers = Annotated[
     str,
     typer.Option(
         "--quantizers",
-        help="How weights are rounded: clip, hqq, gptq (by calibration text), minmax as in the paper; or several.",
+        help="How weights are rounded: clip, hqq, minmax as in the paper, or by calibration text gptq, awq, awq_gptq; "
+        "or several.",
     ),
 ]
 Strategy = Annotated[

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import log
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from qslm.anatomy import Anatomy
 from qslm.evaluation.calibration import calibration_split, linear_layers
 from qslm.evaluation.evaluator import GROWTH_BYTES, evaluation_mode, reset_state
 from qslm.formats import Format, canonical_json
+from qslm.models.folds import Fold
 from qslm.progress import SILENT, Progress
-from qslm.quantizers import Inputs, round_site
+from qslm.quantizers import SCALING, Inputs, folds_of, round_site
 from qslm.search.costs import Costs
 from qslm.search.options import Options
 from qslm.tasks.task import Task
@@ -26,6 +28,9 @@ TOKENS = 4096  # tokens of calibration text, about
 SAMPLE_TOKENS = 512  # of one sample, which bounds the memory of the backward pass
 SEED = 0
 BACKWARD = 2  # a backward pass counts as two forward passes
+TINY = 1e-30  # nats, beside a cost of nothing
+
+Found = dict[tuple[Format, str], float]  # the cost of a site by format and quantizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +91,9 @@ def estimate_costs(
 
     the Fisher information as a product of inputs and outputs (K-FAC, Martens and Grosse 2015, with the diagonal of the
     outputs): what a quantizer spreads over the inputs is seen together. Of several quantizers a format has the one of
-    the least cost. No format is expected to lose less than one of more bits that is stored alike.
+    the least cost, but of the matrices that read one fold's channels (`folds_of`) either all have scaled columns or
+    none, in all formats: whichever costs them less (`_left`). No format is expected to lose less than one of more bits
+    that is stored alike.
 
     The text is a sample of about TOKENS tokens of the task's `calibration_split`, always the same. A matrix that no
     gradient reaches is expected to lose as much a number as the others do. Where none is reached, the network gives no
@@ -102,14 +109,16 @@ def estimate_costs(
     work = (1 + BACKWARD) * fisher.tokens * len(anatomy.blocks)
     numel = {site.name: site.numel for site in sites}
     if fisher.sums:
-        values: dict[tuple[str, Format], float] = {}
-        quantizers: dict[tuple[str, Format], str] = {}
+        found: dict[str, Found] = {}
         for site in progress.track(sites, len(sites), "rounding every site at every width"):
             if site.name in fisher.sums:
-                for fmt, (cost, quantizer) in _site_costs(
-                    weights[site.name], fisher, site.name, options, inputs
-                ).items():
-                    values[site.name, fmt], quantizers[site.name, fmt] = cost, quantizer
+                found[site.name] = _site_costs(weights[site.name], fisher, site.name, options, inputs)
+        left = _left(found, _scaled(folds_of(model, anatomy), inputs), options)
+        quantizers = {(name, fmt): names[0] for name, names in left.items() for fmt in formats}
+        values: dict[tuple[str, Format], float] = {}
+        for name, costs in found.items():
+            for fmt, (cost, quantizer) in _least(costs, left.get(name, options.quantizers), formats).items():
+                values[name, fmt], quantizers[name, fmt] = cost, quantizer
         if np.isfinite(list(values.values())).all():
             values = _with_unreached(values, numel, formats)
             several = quantizers if len(options.quantizers) > 1 else {}
@@ -117,24 +126,57 @@ def estimate_costs(
     return Estimate(Costs.by_bits(numel.items(), formats), fisher.samples, fisher.tokens, work)
 
 
-def _site_costs(
-    weight: Tensor, fisher: "_Fisher", name: str, options: Options, inputs: Inputs | None
-) -> dict[Format, tuple[float, str]]:
-    """c of one site in every format with the quantizer that it is of; it does not fall as bits do."""
+def _site_costs(weight: Tensor, fisher: "_Fisher", name: str, options: Options, inputs: Inputs | None) -> Found:
+    """c of one site in every format, rounded by every quantizer."""
     weight = weight.detach().cpu()
     moment = inputs[name].moment if inputs is not None and name in fisher.of_outputs else None
-    costs: dict[Format, tuple[float, str]] = {}
-    least: dict[Format, float] = {}  # of what is stored alike
+    found: Found = {}
     for fmt in options.formats:
-        found = []
         for quantizer in options.quantizers:
             error = round_site(weight, fmt, quantizer, name=name, inputs=inputs).dequantize().sub_(weight)
-            found.append((_cost(error, fisher.sums[name], moment) / (2 * fisher.predictions), quantizer))
+            found[fmt, quantizer] = _cost(error, fisher.sums[name], moment) / (2 * fisher.predictions)
+    return found
+
+
+def _least(found: Found, quantizers: Sequence[str], formats: Sequence[Format]) -> dict[Format, tuple[float, str]]:
+    """The least cost of one site in every format with the quantizer that it is of; it does not fall as bits do."""
+    costs: dict[Format, tuple[float, str]] = {}
+    least: dict[Format, float] = {}  # of what is stored alike
+    for fmt in formats:
+        quantizer = min(quantizers, key=lambda name: found[fmt, name])
         alike = replace(fmt, bits=8)
-        cost, quantizer = min(found, key=lambda one: one[0])
-        least[alike] = max(least.get(alike, 0.0), cost)
+        least[alike] = max(least.get(alike, 0.0), found[fmt, quantizer])
         costs[fmt] = least[alike], quantizer
     return costs
+
+
+def _scaled(folds: Iterable[Fold], inputs: Inputs | None) -> Iterator[Fold]:
+    """The folds whose consumers a quantizer may scale."""
+    for fold in folds:
+        name = fold.consumers[0]
+        if inputs is not None and name in inputs and inputs[name].exponents is not None:
+            yield fold
+
+
+def _left(found: Mapping[str, Found], folds: Iterable[Fold], options: Options) -> dict[str, tuple[str, ...]]:
+    """What is left to choose from for the consumers of each fold: the quantizers that scale columns, or the others.
+
+    Scaled they are where the least costs, summed over the consumers, are lower so, in the geometric mean over the
+    formats: few bits cost much more than many, and a search may end in any (derived).
+    """
+    scaling = tuple(name for name in options.quantizers if name in SCALING)
+    others = tuple(name for name in options.quantizers if name not in SCALING)
+
+    def summed(consumers: Sequence[str], fmt: Format, quantizers: Sequence[str]) -> float:
+        return sum(min(found[name][fmt, one] for one in quantizers) for name in consumers) + TINY
+
+    left: dict[str, tuple[str, ...]] = {}
+    for fold in folds if scaling and others else ():
+        known = found.keys() >= set(fold.consumers)
+        pairs = [[summed(fold.consumers, fmt, some) for some in (scaling, others)] for fmt in options.formats if known]
+        gain = sum(log(rest) - log(scaled) for scaled, rest in pairs)
+        left |= dict.fromkeys(fold.consumers, scaling if gain > 0 else others)
+    return left
 
 
 def _cost(error: Tensor, sums: Tensor, moment: Tensor | None) -> float:

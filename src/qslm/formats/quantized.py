@@ -6,12 +6,12 @@ from math import inf
 
 import torch
 
-from qslm.errors import ArtifactError
+from qslm.errors import AllocationError, ArtifactError
 from qslm.formats.dtypes import TYPES, code_dtype
 from qslm.formats.format import Format, matrix_shape
 from qslm.formats.layout import StoredTensor, stored_tensors
 from qslm.formats.packing import pack, unpack, unused_bits
-from qslm.formats.scales import multiples, scale_codes, scale_problem
+from qslm.formats.scales import multiples, powers_of_two, scale_codes, scale_problem
 
 CHUNK = 1 << 20  # numbers worked on at once: 4 MB in float32, which a cache can hold
 
@@ -25,6 +25,8 @@ class QuantizedTensor:
     codes: (out, in) integers, for a sign 1 where x >= 0; scales: (rows, groups) in their stored type,
     those of 8 bits as the float32 numbers that they stand for, and step: (1,) float32, what these are multiples of;
     zeros: (rows, groups) integers, affine formats only; values: `shape` in a float type, float formats only.
+    exponents: k (in,) int8 of columns that were multiplied by 2^k before they were rounded. No file holds them: what
+    makes the inputs takes them up (`quantizers.fold`).
     """
 
     format: Format
@@ -34,9 +36,10 @@ class QuantizedTensor:
     zeros: torch.Tensor | None = None
     values: torch.Tensor | None = None
     step: torch.Tensor | None = None
+    exponents: torch.Tensor | None = None
 
     def dequantize(self) -> torch.Tensor:
-        """The numbers that it stands for, a new float32 tensor of `shape`: (code - zero) * scale."""
+        """The numbers that it stands for, a new float32 tensor of `shape`: (code - zero) * scale * 2^-k."""
         if self.values is not None:
             return self.values.to(torch.float32, copy=True)
         assert self.codes is not None
@@ -50,10 +53,20 @@ class QuantizedTensor:
                 part -= spread(part_of(self.zeros, rows).to(torch.float32), columns, self.format)
             scales = part_of(self.scales, rows).to(torch.float32)
             torch.mul(part, spread(scales, columns, self.format), out=numbers[rows])
+        if self.exponents is not None:
+            numbers *= powers_of_two(-self.exponents)
         return numbers.reshape(self.shape)
 
     def stored(self, name: str) -> dict[str, torch.Tensor]:
-        """The tensors that a file holds of it, by name; their types and shapes are `stored_tensors`."""
+        """The tensors that a file holds of it, by name; their types and shapes are `stored_tensors`.
+
+        Raises AllocationError when its columns are scaled.
+        """
+        if self.exponents is not None:
+            raise AllocationError(
+                f"The columns of {name} are scaled, and no file holds the scales.",
+                "Fold them into what makes its inputs: qslm.quantizers.fold.",
+            )
         if self.values is not None:
             return {name: self.values}
         assert self.codes is not None

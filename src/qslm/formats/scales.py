@@ -57,6 +57,11 @@ def scale_codes(scales: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     return torch.round(scales.double() / step.double()).to(torch.uint8)
 
 
+def powers_of_two(exponents: torch.Tensor) -> torch.Tensor:
+    """2^k, float32 of the shape of the integers k, -126 <= k <= 127; written as bits, so that each is exact."""
+    return ((exponents.to(torch.int32) + 127) << 23).view(torch.float32)
+
+
 def scale_problem(scales: torch.Tensor, format: Format) -> str:
     """Why stored scales are unusable; an empty text when they are positive and reach only float32 numbers."""
     if not bool(torch.isfinite(scales).all()):

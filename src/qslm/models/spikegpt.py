@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from qslm.errors import CheckpointError, TaskError
 from qslm.models.config import SpikeGPTConfig
+from qslm.models.folds import Fold
 from qslm.models.neurons import LIF, SpikeTrace, heaviside
 from qslm.models.wkv import empty_state, wkv
 
@@ -192,6 +193,25 @@ class SpikeGPT(nn.Module):
             x = self.dropout(x)
             states.append(after)
         return self.ln_out(x), states
+
+    def folds(self) -> tuple[Fold, ...]:
+        """Where scales of channels can be taken up, to the bit.
+
+        A LayerNorm makes what mixing, which is elementwise, and pooling, which is linear, hand on to the matrices
+        after it. WKV is linear in the values, and relu(c k)^2 = c^2 relu(k)^2.
+        """
+        found = []
+        for i in range(self.config.layers):
+            block, att, ffn = f"blocks.{i}", f"blocks.{i}.att", f"blocks.{i}.ffn"
+            mixed = tuple(f"{att}.{name}.weight" for name in ("key", "value", "receptance"))
+            found += [
+                Fold((f"{block}.ln1.weight", f"{block}.ln1.bias"), mixed),
+                Fold((f"{att}.value.weight",), (f"{att}.output.weight",)),
+                Fold((f"{block}.ln2.weight", f"{block}.ln2.bias"), (f"{ffn}.key.weight", f"{ffn}.receptance.weight")),
+                Fold((f"{ffn}.key.weight",), (f"{ffn}.value.weight",), degree=2),
+            ]
+        readout = "head.weight" if self.config.classes is None else "classifier.weight"
+        return (*found, Fold(("ln_out.weight", "ln_out.bias"), (readout,)))
 
     def initial_state(self, batch: int) -> list[LayerState]:
         """The state before the first token of `batch` sequences."""

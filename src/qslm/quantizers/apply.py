@@ -12,7 +12,7 @@ from qslm.errors import AllocationError, FormatError
 from qslm.formats import Format, matrix_shape
 from qslm.formats.dtypes import value_dtype
 from qslm.formats.quantized import QuantizedTensor
-from qslm.quantizers import clip, gptq, hqq, minmax
+from qslm.quantizers import awq, awq_gptq, clip, gptq, hqq, minmax
 from qslm.quantizers.statistics import InputStatistics
 
 
@@ -37,8 +37,13 @@ class CalibratedQuantizer(Protocol):
 Inputs: TypeAlias = Mapping[str, InputStatistics]  # by the name of the site
 
 DATA_FREE: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize, "hqq": hqq.quantize}
-CALIBRATED: dict[str, CalibratedQuantizer] = {"gptq": gptq.quantize}
+CALIBRATED: dict[str, CalibratedQuantizer] = {
+    "gptq": gptq.quantize,
+    "awq": awq.quantize,
+    "awq_gptq": awq_gptq.quantize,
+}
 QUANTIZERS = (*DATA_FREE, *CALIBRATED)
+SCALING = frozenset({"awq", "awq_gptq"})  # scale columns: what makes their inputs has to take the scales up (`fold`)
 WITHOUT_INPUTS = "clip"  # rounds a site that is no matrix of a linear layer in place of a calibrated quantizer
 
 _DAMAGED = "The checkpoint is damaged: train it, convert it or fetch it anew."
@@ -99,6 +104,12 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
             )
         fmt, quantizer = self._choices[site.name]
         return round_site(weight, fmt, quantizer, name=site.name, inputs=self.inputs)
+
+    def exponents(self, name: str) -> torch.Tensor | None:
+        """Those that the columns of a site are scaled by when it is rounded; None where they are not scaled."""
+        if self._choices[name][1] not in SCALING or self.inputs is None or name not in self.inputs:
+            return None
+        return self.inputs[name].exponents
 
     @cached_property
     def _choices(self) -> dict[str, tuple[Format, str]]:

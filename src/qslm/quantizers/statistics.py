@@ -6,13 +6,20 @@ import torch
 
 from qslm.errors import FormatError
 
+LEAST = -8  # exponent; the largest is 0
+
 
 @dataclass(frozen=True, eq=False)
 class InputStatistics:
-    """moment: E[x x^T] (in, in) float32 over the inputs x (in,) of a matrix; count: of how many inputs."""
+    """moment: E[x x^T] (in, in) float32 over the inputs x (in,) of a matrix; count: of how many inputs.
+
+    exponents: k (in,) int8, where what makes the inputs can be multiplied by 2^-k and the columns of the matrix by 2^k
+    without changing the network (`Fold`), and rounding is better for it; None elsewhere.
+    """
 
     moment: torch.Tensor
     count: int
+    exponents: torch.Tensor | None = None
 
     def check(self, columns: int, name: str) -> None:
         """Raise FormatError, which says `name`, unless they are finite and of a matrix (out, columns)."""
@@ -24,4 +31,13 @@ class InputStatistics:
         if not bool(torch.isfinite(self.moment).all()):
             raise FormatError(
                 f"{name}: the inputs that it sees on the calibration text are not finite.", "Check the checkpoint."
+            )
+        found = self.exponents
+        if found is not None and (
+            (found.dtype, found.shape) != (torch.int8, (columns,)) or not bool(((found >= LEAST) & (found <= 0)).all())
+        ):
+            raise FormatError(
+                f"{name}: the exponents of its {columns} inputs are {found.dtype} {list(found.shape)}, not int8 from "
+                f"{LEAST} to 0.",
+                "Collect the statistics of this network.",
             )

@@ -15,7 +15,9 @@ Order = Literal["sensitivity", "network"]
 
 PRECISIONS = (16, 14, 12, 10, 8, 6, 5, 4, 3, 2)
 TEMPLATE = Format("integer", 8)
-QUANTIZERS = ("clip", "minmax", "hqq", "gptq")  # of `qslm.quantizers`, which PyTorch takes a second to load for
+# The names of `qslm.quantizers`, which PyTorch takes a second to load for.
+SCALING = ("awq", "awq_gptq")  # those whose scales of columns end in the scales of other matrices' rows
+QUANTIZERS = ("clip", "minmax", "hqq", "gptq", *SCALING)
 NAMES = ("knapsack", "tiered", "literal", "uniform", "greedy", "random", "tpe", "nsga2")
 EVALUATIONS = 200  # what a strategy without an end of its own asks for where no limit is given
 SEEDS = 2**32
@@ -73,6 +75,13 @@ class Options:
             if name not in QUANTIZERS:
                 problem = f"There is no quantizer {name[:64]!r}."
                 raise AllocationError(problem, f"Choose one of: {', '.join(QUANTIZERS)}.")
+        if (scaling := [name for name in self.quantizers if name in SCALING]) and any(
+            template.granularity == "tensor" for template in self.templates
+        ):
+            raise AllocationError(
+                f"{scaling[0]} changes scales of rows, and a matrix with one scale has none.",
+                "Give one scale a row or group (--group), or another quantizer: gptq, clip.",
+            )
         check_name(self.strategy)
 
     @property

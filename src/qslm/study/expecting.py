@@ -9,7 +9,7 @@ from torch import nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
-from qslm.errors import ArtifactError, LedgerError, StudyError
+from qslm.errors import AllocationError, ArtifactError, LedgerError, StudyError
 from qslm.evaluation import Ledger
 from qslm.evaluation.calibration import calibration_split
 from qslm.evaluation.estimates import Estimate, estimate_costs
@@ -17,7 +17,7 @@ from qslm.evaluation.inputs import StoredInputs, collect_inputs, write_inputs
 from qslm.formats import FLOAT32, Format, canonical_json
 from qslm.formats.reading import file_digest
 from qslm.progress import Progress
-from qslm.quantizers import CALIBRATED, Inputs
+from qslm.quantizers import CALIBRATED, SCALING, Inputs, folds_of
 from qslm.search import Goal, Options
 from qslm.study import folder
 from qslm.study.judging import ALONE, EXACT, Judge
@@ -52,8 +52,15 @@ def inputs_of(
 ) -> Inputs | None:
     """What calibrated quantizers look at, in the run folder: as it is there, or collected now; None without them.
 
-    What was measured with other statistics is not gone on with: raises LedgerError.
+    What was measured with other statistics is not gone on with: raises LedgerError. Raises AllocationError where a
+    quantizer scales columns and the network does not say where such scales fold.
     """
+    scaling = ", ".join(sorted(set(options.quantizers) & SCALING))
+    if scaling and not folds_of(model, anatomy):
+        raise AllocationError(
+            f"{scaling} scales columns, and {type(model).__name__} does not say what takes the scales up.",
+            "Give the network a method folds() as that of SpikeGPT, or take another quantizer: gptq, clip.",
+        )
     if not set(options.quantizers) & set(CALIBRATED):
         return None
     meaning, path = f"{task.name} {task.fingerprint(calibration_split(task))}", run / folder.INPUTS

@@ -10,7 +10,7 @@ from qslm import artifact, folders
 from qslm.allocation import Allocation
 from qslm.errors import StudyError
 from qslm.loading.checkpoint import load_checkpoint
-from qslm.quantizers import Inputs, RoundedSites
+from qslm.quantizers import Inputs, RoundedSites, fold, folds_of
 from qslm.study import folder
 from qslm.study.expecting import stored_inputs
 from qslm.study.selection import Selection
@@ -61,7 +61,7 @@ def write_packed(output: Path, subject: Subject, allocation: Allocation, inputs:
     state = {name: value.cpu() for name, value in subject.model.state_dict().items() if isinstance(value, Tensor)}
     packed = artifact.write(
         output,
-        RoundedSites(state, allocation, inputs),
+        fold(RoundedSites(state, allocation, inputs), folds_of(subject.model, allocation.anatomy)),
         allocation,
         config=subject.config,
         tokenizer_json=subject.tokenizer_json,
