@@ -26,7 +26,7 @@ class DrawnWindows(LanguageModelling):
 
     def __init__(self, windows: Windows, vocabulary_size: int, batch: int = 1) -> None:
         nobody = Tokenizer(WordLevel({"<unk>": 0}, "<unk>"))
-        context = windows["search"]["ids"].shape[1]
+        context = next(iter(windows.values()))["ids"].shape[1]
         super().__init__("drawn", {}, nobody, context=context, vocabulary_size=vocabulary_size)
         self._drawn, self._size = windows, batch
 
