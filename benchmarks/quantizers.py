@@ -3,12 +3,15 @@
     python benchmarks/quantizers.py --data DIR [--quick] [--docs docs] [--json]
 
 `rows`: both shipped checkpoints with every matrix at 8, 6, 5, 4, 3 or 2 bits, the embedding as signs, vectors in
-float32, one scale a row or a group of 64, rounded by every quantizer: bytes of the model file, and the loss against
-float32 on the report split with its paired 95 % interval, in points of accuracy or percent of perplexity. `studies`:
-the smallest file under a drop of 1 point (SST-2) and a rise of 1 and 5 % (WikiText-2), searched with all quantizers,
-widths and groups, and what it loses on the report split. Calibrated quantizers see training text alone.
+float32, one scale a row or a group of 64, rounded by every quantizer, and at 3 and 2 bits a row with the rounding that
+reconstruction learns from GPTQ's: bytes of the model file, and the loss against float32 on the report split with its
+paired 95 % interval, in points of accuracy or percent of perplexity. `vectors`: what is lost with vectors in float16
+alone. `studies`: the smallest file under a drop of 1 point (SST-2) and a rise of 1 and 5 % (WikiText-2), searched with
+all quantizers, widths and groups, scales of 8 bits, vectors in float16 and two reconstructed finalists, and what it
+loses on the report split. Calibrated quantizers and reconstruction see training text alone.
 
-Every evaluation is kept in --output: a killed program goes on where it was. --quick measures a part of the data.
+Every evaluation and every reconstruction is kept in --output: a killed program goes on where it was. --quick measures
+a part of the data, learns on a sixteenth of the text at 2 bits, and reconstructs no finalist.
 """
 
 import argparse
@@ -18,8 +21,8 @@ from typing import Any
 
 from qslm import Allocation, Budget, Options, find_anatomy, load_checkpoint, make_task, search
 from qslm.cli.progress import Listener
-from qslm.evaluation import Evaluator, Ledger
-from qslm.formats import Format
+from qslm.evaluation import Evaluation, Evaluator, Ledger, reconstruction
+from qslm.formats import FLOAT16, Format
 from qslm.loading.checkpoint import Checkpoint
 from qslm.quantizers import QUANTIZERS
 from qslm.report.pictures import new_figure, save_figure
@@ -27,6 +30,7 @@ from qslm.study.expecting import inputs_of
 from qslm.study.folder import LEDGER
 from qslm.study.identity import identity
 from qslm.study.measuring import Measurements
+from qslm.study.reconstructing import learned_sites
 from qslm.study.subject import Subject
 from qslm.tasks import Task
 from qslm.tasks.statistics import Kind, compare
@@ -34,23 +38,25 @@ from qslm.units import MB
 
 CHECKPOINTS = {"wikitext2": "spikegpt-mini", "sst2": "spikegpt-mini-sst2"}
 BITS, GROUPS = (8, 6, 5, 4, 3, 2), ("row", "g64")
+RECONSTRUCTED_BITS = (3, 2)
 KINDS: dict[str, Kind] = {"wikitext2": "relative", "sst2": "points"}
 SCALES = {"wikitext2": 100.0, "sst2": 1.0}  # from the unit of a loss to percent, or points
 STUDIES = (("sst2", 1.0), ("wikitext2", 0.01), ("wikitext2", 0.05))
-LADDER = Options(
-    precisions=BITS,
-    templates=tuple(Format.parse(f"int8-{group}") for group in ("row", "g64", "g32")),
-    quantizers=("gptq", "awq_gptq", "awq", "clip", "hqq"),
-)
-WINDOWS = {"wikitext2": {"search": 256}, "sst2": {}}
-QUICK = {"wikitext2": {"search": 64, "report": 96}, "sst2": {"search": 400, "report": 872}}
+TEMPLATES = ("row", "row-s8", "g64-s8", "g32-s8")
+METHODS = ("gptq", "clip", "hqq", "awq", "awq_gptq", "minmax")
+CALIBRATION = {"calibrate": 512}  # windows of WikiText-2 train
+WINDOWS = {"wikitext2": {"search": 256, **CALIBRATION}, "sst2": {}}
+QUICK = {"wikitext2": {"search": 64, "report": 96, **CALIBRATION}, "sst2": {"search": 400, "report": 400}}
+QUICK_TOKENS = 1 << 13  # that reconstruction learns on
+RECONSTRUCTION = "reconstruct"
 COLOURS = {
     "minmax": "#7a8594",
     "clip": "#1f6fb4",
     "hqq": "#c8742b",
     "gptq": "#2c7a3f",
-    "awq": "#8a4fb4",
-    "awq_gptq": "#b8336a",
+    "awq": "#8a4fa3",
+    "awq_gptq": "#b03a48",
+    RECONSTRUCTION: "#111111",
 }
 
 
@@ -68,43 +74,76 @@ def opened(name: str, arguments: argparse.Namespace, progress: Listener) -> tupl
     return checkpoint, task
 
 
-def rows_of(name: str, arguments: argparse.Namespace, progress: Listener) -> list[dict[str, Any]]:
-    """Every quantizer at every width, one after the other."""
+class Rows:
+    """The measurements of one checkpoint with every matrix in one format."""
+
+    def __init__(self, name: str, measurements: Measurements, checkpoint: str) -> None:
+        self.name, self.measurements, self.checkpoint = name, measurements, checkpoint
+        self.anatomy = measurements.evaluator.anatomy
+        self.base = self._measured(Allocation.float32(self.anatomy), "float32")
+
+    def _measured(self, allocation: Allocation, note: str) -> Evaluation:
+        return self.measurements.measure(allocation, "report", "rows", note)
+
+    def loss(self, allocation: Allocation, note: str) -> dict[str, float]:
+        """How much worse an allocation is than float32, in points or percent."""
+        task = self.measurements.evaluator.task
+        paired = compare(task, self._measured(allocation, note).losses, self.base.losses, KINDS[self.name])
+        return {end: SCALES[self.name] * getattr(paired, end) for end in ("loss", "low", "high")}
+
+    def row(self, allocation: Allocation, method: str, fmt: Format) -> dict[str, Any]:
+        """One row of the table."""
+        return {
+            "checkpoint": self.checkpoint,
+            "method": method,
+            "bits": fmt.bits,
+            "group": str(fmt).partition("-")[2],
+            "bytes": allocation.footprint().file,
+            **self.loss(allocation, f"{method} {fmt}"),
+        }
+
+    def uniform(self, fmt: Format, method: str) -> Allocation:
+        """Every matrix in a format, the embedding as signs."""
+        return Options(templates=(fmt,), quantizers=(method,)).uniform(self.anatomy, fmt)
+
+
+def rows_of(
+    name: str, arguments: argparse.Namespace, progress: Listener
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every quantizer at every width, one after the other; and vectors in float16 alone."""
     checkpoint, task = opened(name, arguments, progress)
     anatomy, run = find_anatomy(checkpoint.model), arguments.output / f"rows-{name}"
-    options = Options(quantizers=tuple(QUANTIZERS))
-    found = []
     with Ledger.open(run / LEDGER, identity(Subject.of(checkpoint), task)) as ledger:
-        inputs = inputs_of(run, ledger, checkpoint.model, anatomy, task, options, progress)
+        inputs = inputs_of(run, ledger, checkpoint.model, anatomy, task, Options(quantizers=QUANTIZERS), progress)
         with Evaluator(checkpoint.model, anatomy, task, progress, inputs=inputs) as evaluator:
-            measurements = Measurements(ledger, evaluator)
-            base = measurements.measure(Allocation.float32(anatomy), "report", "rows", "float32")
-            for bits, group, method in ((b, g, m) for b in BITS for g in GROUPS for m in QUANTIZERS):
-                plain = Options(templates=(Format.parse(f"int8-{group}"),), quantizers=(method,))
-                allocation = plain.uniform(anatomy, Format.parse(f"int{bits}-{group}"))
-                one = measurements.measure(allocation, "report", "rows", f"{method} int{bits}-{group}")
-                paired = compare(task, base.losses, one.losses, KINDS[name])
-                ends = {end: SCALES[name] * getattr(paired, end) for end in ("loss", "low", "high")}
-                size = allocation.footprint().file
-                found.append(
-                    {
-                        "checkpoint": checkpoint.name,
-                        "method": method,
-                        "bits": bits,
-                        "group": group,
-                        "bytes": size,
-                        **ends,
-                    }
-                )
-    return found
+            rows = Rows(name, Measurements(ledger, evaluator), checkpoint.name)
+            formats = [Format.parse(f"int{bits}-{group}") for bits in BITS for group in GROUPS]
+            found = [rows.row(rows.uniform(fmt, method), method, fmt) for fmt in formats for method in METHODS]
+            for bits in RECONSTRUCTED_BITS[arguments.quick :]:
+                fmt = Format.parse(f"int{bits}-row")
+                start = rows.uniform(fmt, "gptq")
+                learned = learned_sites(run, rows.measurements, start, progress)
+                evaluator.learned[str(start.reconstructed().quantizer)] = learned
+                found.append(rows.row(start.reconstructed(), RECONSTRUCTION, fmt))
+            floats = Allocation.float32(anatomy)
+            vectors = [site.name for site in anatomy.sites if site.is_vector]
+            halved = rows.loss(floats.replace(vectors, FLOAT16), "vectors in float16")
+    return found, {"checkpoint": checkpoint.name, **halved}
 
 
 def study_of(name: str, limit: float, arguments: argparse.Namespace, progress: Listener) -> dict[str, Any]:
     """The smallest file under a limit, with all quantizers, widths and groups."""
     checkpoint, task = opened(name, arguments, progress)
-    budget = Budget(None, limit, KINDS[name])
+    ladder = Options(
+        precisions=BITS,
+        templates=tuple(Format.parse(f"int8-{one}") for one in TEMPLATES),
+        vectors=FLOAT16,
+        quantizers=METHODS[:-1],
+        reconstruct=0 if arguments.quick else 2,
+    )
     run = arguments.output / f"study-{name}-{limit:g}"
-    selection = search(checkpoint, task, budget=budget, output=run, options=LADDER, progress=progress)
+    budget = Budget(None, limit, KINDS[name])
+    selection = search(checkpoint, task, budget=budget, output=run, options=ladder, progress=progress)
     searched, reported = selection.search_difference, selection.difference
     return {
         "task": name,
@@ -115,6 +154,7 @@ def study_of(name: str, limit: float, arguments: argparse.Namespace, progress: L
         "conclusion": reported.conclusion,
         "search_bound": SCALES[name] * searched.bound,
         "evaluations": selection.evaluations,
+        "tier": selection.selected.tier,
         "formats": sorted({str(fmt) for _, fmt in selection.allocation.items()}),
         "quantizers": selection.allocation.quantizers,
     }
@@ -141,24 +181,31 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         save_figure(figure, file)
 
 
+def spelled(one: dict[str, Any]) -> str:
+    """A loss with its interval."""
+    return f"{one['loss']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})"
+
+
 def show(result: dict[str, Any]) -> None:
-    """Both tables."""
-    print("| checkpoint | format | " + " | ".join(f"{method}" for method in QUANTIZERS) + " |")
-    print("| --- | --- |" + " --- |" * len(QUANTIZERS))
-    cells: dict[tuple[str, str, float], dict[str, str]] = {}
+    """All tables."""
+    methods = (*METHODS, RECONSTRUCTION)
+    print("| checkpoint | format | " + " | ".join(methods) + " |")
+    print("| --- | --- |" + " --- |" * len(methods))
+    lines: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
-        key = row["checkpoint"], f"int{row['bits']}-{row['group']}", row["bytes"]
-        cells.setdefault(key, {})[row["method"]] = f"{row['loss']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
-    for (checkpoint, fmt, size), found in cells.items():
-        losses = " | ".join(found[method] for method in QUANTIZERS)
-        print(f"| {checkpoint} | {fmt}, {size / MB:.2f} MB | {losses} |")
+        lines.setdefault((row["checkpoint"], f"int{row['bits']}-{row['group']}"), {})[row["method"]] = row
+    for (checkpoint, fmt), found in lines.items():
+        size = min(row["bytes"] for row in found.values()) / MB
+        losses = " | ".join(spelled(found[method]) if method in found else "" for method in methods)
+        print(f"| {checkpoint} | {fmt}, {size:.2f} MB | {losses} |")
+    for one in result["vectors"]:
+        print(f"\nVectors in float16, {one['checkpoint']}: {spelled(one)}")
     print("\n| task | limit | saved | file | loss, 95 % interval | | bound on the search split | evaluations |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for one in result["studies"]:
         print(
             f"| {one['task']} | {one['limit']:g} | {100 * one['saving']:.2f} % | {one['bytes'] / MB:.3f} MB | "
-            f"{one['loss']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f}) | {one['conclusion']} | "
-            f"{one['search_bound']:.2f} | {one['evaluations']} |"
+            f"{spelled(one)} | {one['conclusion']} | {one['search_bound']:.2f} | {one['evaluations']} |"
         )
 
 
@@ -171,10 +218,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.output = arguments.output / ("quick" if arguments.quick else "full")
+    if arguments.quick:
+        reconstruction.TOKENS = QUICK_TOKENS
     with Listener() as progress:
         studies = [study_of(name, limit, arguments, progress) for name, limit in STUDIES]
-        rows = [row for name in CHECKPOINTS for row in rows_of(name, arguments, progress)]
-    result = {"rows": rows, "studies": studies}
+        found = [rows_of(name, arguments, progress) for name in CHECKPOINTS]
+    rows, vectors = [row for rows, _ in found for row in rows], [halved for _, halved in found]
+    result = {"rows": rows, "vectors": vectors, "studies": studies}
     plot(rows, (arguments.docs or arguments.output) / "quantizers.png")
     (arguments.output / "result.json").write_text(json.dumps(result, indent=2))
     if arguments.json:

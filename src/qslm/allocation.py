@@ -16,6 +16,8 @@ from qslm.units import format_bytes
 
 Quantizers: TypeAlias = str | tuple[str, ...]
 
+RECONSTRUCTED = "reconstructed_"  # begins the quantizer of an allocation whose rounding was learned as a whole
+
 _QUANTIZER = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _WRITTEN = "Give the text that Allocation.to_json() wrote."
 _ANOTHER = "Give the allocation of this network: the other one has other sites."
@@ -123,6 +125,15 @@ class Allocation:
         if quantizer is not None:
             names = tuple(quantizer if site.name in changed else name for site, _, name in self.choices())
         return Allocation(self.anatomy, formats, names)
+
+    def reconstructed(self) -> "Allocation":
+        """This allocation with its rounding learned as a whole: its quantizer is named after this one."""
+        return Allocation(self.anatomy, self.formats, RECONSTRUCTED + self.key[:16])
+
+    @property
+    def is_reconstructed(self) -> bool:
+        """Whether its rounding was learned as a whole, so that no site can be rounded alone."""
+        return isinstance(self.quantizer, str) and self.quantizer.startswith(RECONSTRUCTED)
 
     def items(self) -> Iterator[tuple[Site, Format]]:
         """Every site with its format."""

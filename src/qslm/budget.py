@@ -98,13 +98,15 @@ class Budget:
         """
         accepted = [one for one in candidates if self.verdict(one.file_bytes, one.loss, one.bound).accepted]
         upwards = self.kind == "points" if higher_is_better is None else higher_is_better
-        return min(accepted, key=self._order(upwards), default=None)
+        return min(accepted, key=self.order(upwards), default=None)
 
     def score(self, value: float, memory_ratio: float, higher_is_better: bool) -> float:
         """Eq. 1 with this budget's mu."""
         return score(value, memory_ratio, self.mu or 0.0, higher_is_better)
 
-    def _order(self, higher_is_better: bool) -> Callable[[Candidate], tuple[float | str, ...]]:
+    def order(self, higher_is_better: bool) -> Callable[[Candidate], tuple[float | str, ...]]:
+        """By which the preferred of several candidates comes first."""
+
         def by_size(one: Candidate) -> tuple[float | str, ...]:
             return one.file_bytes, one.loss, one.key
 

@@ -170,3 +170,18 @@ def test_wrong_shapes_are_refused():
         _native.lif_forward(x, None, torch.zeros(1, 2), torch.empty_like(x), None, 1)
     with pytest.raises(ValueError, match="forced"):
         _native.lif_forward(x, torch.zeros(1, 1, 3), torch.zeros(1, 3), torch.empty_like(x), None, 1)
+
+
+@pytest.mark.parametrize("neuron", [LIF(), IF()])
+def test_potentials_under_given_spikes_are_those_of_the_plain_recurrence_with_their_gradient(neuron):
+    generator = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)).requires_grad_(True)
+    spikes = (torch.rand(2, 9, 5, generator=generator) < 0.3).double()
+    trace = SpikeTrace(forced=[spikes])
+    Neuron.forward(neuron, x, None, trace)
+    expected, found = trace.potentials[0], neuron.potentials(x, spikes)
+    assert torch.equal(found, expected)
+    pull = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((one * pull).sum(), x)[0] for one in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda current: neuron.potentials(current, spikes), x)

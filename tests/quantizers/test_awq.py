@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 
 from qslm.errors import AllocationError, FormatError
 from qslm.formats import Format
+from qslm.formats.quantized import QuantizedTensor
 from qslm.quantizers import InputStatistics, awq_gptq, gptq, round_site, search_exponents
 from qslm.quantizers.awq import JUDGE, ROWS, quantize
+from qslm.quantizers.clip import search_grid
+from qslm.quantizers.grid import quantize_to
 from qslm.quantizers.statistics import LEAST
 
 FORMATS = [
@@ -33,6 +36,11 @@ def loss(weight: torch.Tensor, rounded: torch.Tensor, moment: torch.Tensor) -> f
     return float(((error @ moment.double()) * error).sum())
 
 
+def clipped(weight: torch.Tensor, format: Format, squares: torch.Tensor) -> QuantizedTensor:
+    """Clip search that weighs columns by the squares of their inputs."""
+    return quantize_to(weight, search_grid(weight, format, "w", (squares / squares.double().mean()).float()), format)
+
+
 def searched(weight: torch.Tensor, moment: torch.Tensor, degree: int = 1) -> InputStatistics:
     return InputStatistics(moment, 300, search_exponents([weight], [moment], degree))
 
@@ -54,7 +62,7 @@ def test_whatever_the_inputs_exponents_lose_no_more_than_none_and_are_in_range(r
     if inputs.exponents is not None:
         assert inputs.exponents.dtype == torch.int8 and int(inputs.exponents.max()) == 0
         assert LEAST <= int(inputs.exponents.min()) < 0 and not bool((inputs.exponents % degree).any())
-    plain = loss(weight, round_site(weight, JUDGE, "clip").dequantize(), moment)
+    plain = loss(weight, quantize(weight, JUDGE, inputs=InputStatistics(moment, 1)).dequantize(), moment)
     assert loss(weight, quantize(weight, JUDGE, inputs=inputs).dequantize(), moment) <= plain * (1 + 1e-5)
 
 
@@ -65,7 +73,7 @@ def test_it_is_clip_search_in_the_scaled_space_in_any_shape_and_format(format, r
     exponents = torch.randint(LEAST, 1, (columns,), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
     found = quantize(weight, format, inputs=InputStatistics(moment, 1, exponents))
     scales = 2.0 ** exponents.double()
-    scaled = round_site((weight.double() * scales).float(), format, "clip")
+    scaled = clipped((weight.double() * scales).float(), format, moment.diagonal().double() / scales.square())
     assert torch.equal(found.codes, scaled.codes) and torch.equal(found.scales, scaled.scales)
     assert torch.equal(found.dequantize().double(), scaled.dequantize().double() / scales)
 
@@ -112,11 +120,14 @@ def test_equal_inputs_are_not_scaled():
     assert search_exponents([weight], [torch.eye(40)]) is None
 
 
-def test_without_a_fold_it_is_clip_search():
+def test_without_a_fold_it_is_clip_search_that_weighs_columns():
     weight, moment = drawn(20, 40)
     found = quantize(weight, Format.parse("int3-g32"), inputs=InputStatistics(moment, 1))
     assert found.exponents is None
-    assert torch.equal(found.codes, round_site(weight, Format.parse("int3-g32"), "clip").codes)
+    assert torch.equal(found.codes, clipped(weight, Format.parse("int3-g32"), moment.diagonal()).codes)
+    plain = round_site(weight, Format.parse("int3-g32"), "clip").dequantize()
+    diagonal = moment.diagonal().diag()
+    assert loss(weight, found.dequantize(), diagonal) < loss(weight, plain, diagonal)
 
 
 def test_dead_inputs_count_as_the_least_of_the_others():
@@ -138,7 +149,8 @@ def test_with_gptq_a_singular_moment_and_dead_inputs_are_damped(moment):
     moment[7] = moment[:, 7] = 0
     exponents = (torch.arange(40) % 9 - 8).to(torch.int8)
     found = awq_gptq.quantize(weight, Format.parse("int8-row"), inputs=InputStatistics(moment, 1, exponents))
-    assert float((found.dequantize() - weight)[:, exponents == 0].abs().max()) < 0.02
+    assert bool(torch.isfinite(found.dequantize()).all())
+    assert loss(weight, found.dequantize(), moment) <= 2e-2 * loss(weight, torch.zeros(6, 40), moment)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -185,11 +197,13 @@ def test_the_same_call_gives_the_same_bits_whatever_the_threads():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            rounded = quantize(weight, Format.parse("int3-g32"), inputs=searched(weight, moment))
-            found.append(torch.cat([rounded.codes.flatten(), rounded.exponents.to(torch.uint8)]))
+            exponents = search_exponents([weight], [moment])
+            inputs = InputStatistics(moment, 300, torch.arange(96).to(torch.int8) % 3 - 2)
+            rounded = quantize(weight, Format.parse("int3-g32"), inputs=inputs)
+            found.append((rounded.codes.tolist(), None if exponents is None else exponents.tolist()))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert found[0] == found[1] == found[2]
 
 
 def test_without_statistics_it_is_refused_and_scaled_columns_are_not_stored():

@@ -49,7 +49,7 @@ def test_its_outputs_are_closer_than_those_of_clip_search(bits, most, grain):
 def test_any_shape_and_format_gives_codes_of_the_format_on_the_grid_of_clip_search(format, rows, columns, seed):
     weight, inputs = drawn(rows, columns, seed)
     found = quantize(weight, format, inputs=inputs)
-    on = search_grid(weight, format, "weight")
+    on = search_grid(weight, format, "weight", inputs.importance)
     assert found.codes.shape == weight.shape and torch.equal(found.scales, on.scales)
     assert found.step is on.step is None or torch.equal(found.step, on.step)
     assert int(found.codes.min()) >= format.lowest and int(found.codes.max()) <= format.highest
@@ -60,7 +60,7 @@ def test_it_is_the_published_loop():
     """Column after column with the inverse of the remaining Hessian, which needs no factor, in float64."""
     weight, inputs = drawn(5, 12)
     format = Format.parse("int3-row-s32")
-    on = search_grid(weight, format, "weight")
+    on = search_grid(weight, format, "weight", inputs.importance)
     hessian = inputs.moment.double() + DAMPING * inputs.moment.double().diagonal().mean() * torch.eye(12)
     left, codes = weight.double(), torch.zeros(5, 12, dtype=torch.int64)
     todo = torch.argsort(inputs.moment.diagonal(), descending=True, stable=True).tolist()

@@ -44,6 +44,8 @@ from qslm.folders import check_ahead
 if TYPE_CHECKING:
     from qslm.search.options import Order as BlockOrder
 
+RECONSTRUCTION_WINDOWS = 512  # of training text, of which other searches look at 128
+
 Precisions = Annotated[str, typer.Option("--precisions", help="Bit widths to try, from the highest to the lowest.")]
 Quantizers = Annotated[
     str,
@@ -67,6 +69,12 @@ MaxEvaluations = Annotated[
 ]
 MaxSeconds = Annotated[
     float | None, typer.Option("--max-seconds", min=0, help="End with the best so far.", show_default=False)
+]
+Reconstruct = Annotated[
+    int,
+    typer.Option(
+        "--reconstruct", min=0, metavar="N", help="Learn the rounding of N finalists as a whole, block by block."
+    ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that measure in parallel.")]
 Ray = Annotated[
@@ -100,6 +108,7 @@ def search(
     order: Order = "sensitivity",
     seed: Seed = 0,
     early: Early = True,
+    reconstruct: Reconstruct = 0,
     max_evaluations: MaxEvaluations = None,
     max_seconds: MaxSeconds = None,
     workers: Workers = 1,
@@ -122,6 +131,9 @@ def search(
     [bold]qslm search my.pth --task text --file my.txt --max-rise 2% --max-seconds 3600 --workers 4 -o runs/hour[/bold]
 
     [bold]qslm search spikegpt-mini --task wikitext2 --max-rise 1.0 --strategy tiered --whole -o runs/paper[/bold]
+
+    [bold]qslm search spikegpt-mini --task wikitext2 --max-rise 5% --quantizers "gptq clip hqq" --group "row 64 32"
+    --reconstruct 2 -o runs/small[/bold]
     """
     check_texts(task, max_memory, max_drop, max_rise)
     check_ahead(output, "study")
@@ -138,6 +150,7 @@ def search(
         strategy=strategy,
         seed=seed,
         early=early,
+        reconstruct=reconstruct,
         max_evaluations=max_evaluations,
         max_seconds=max_seconds,
     )
@@ -154,8 +167,15 @@ def search(
             data=data,
             file=file,
             context=context,
-            windows={split: n for split, n in (("search", windows), ("report", report_windows)) if n} or None,
+            windows=_windows(task, windows, report_windows, reconstruct),
             progress=progress,
         )
         selection = conduct(loaded, made, budget, options, output, progress, workers=workers, ray=ray)
     finish(selection, as_json)
+
+
+def _windows(task: str, search: int | None, report: int | None, reconstruct: int) -> dict[str, int] | None:
+    """How many windows or sentences each split has; where it does not say, as many as the task takes."""
+    calibrate = RECONSTRUCTION_WINDOWS if reconstruct and task == "wikitext2" else None
+    given = {"calibrate": calibrate, "search": search, "report": report}
+    return {split: count for split, count in given.items() if count} or None

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from qslm import _native
 from qslm.anatomy import Anatomy
-from qslm.evaluation.calibration import calibration_split, linear_layers
+from qslm.evaluation.calibration import SEED, Call, calibration_split, call_of, linear_layers
 from qslm.evaluation.evaluator import GROWTH_BYTES, evaluation_mode, reset_state
 from qslm.formats import Format, canonical_json
 from qslm.models.folds import Fold
@@ -26,7 +26,6 @@ from qslm.tasks.task import Task
 
 TOKENS = 4096  # tokens of calibration text, about
 SAMPLE_TOKENS = 512  # of one sample, which bounds the memory of the backward pass
-SEED = 0
 BACKWARD = 2  # a backward pass counts as two forward passes
 TINY = 1e-30  # nats, beside a cost of nothing
 
@@ -113,7 +112,7 @@ def estimate_costs(
         for site in progress.track(sites, len(sites), "rounding every site at every width"):
             if site.name in fisher.sums:
                 found[site.name] = _site_costs(weights[site.name], fisher, site.name, options, inputs)
-        left = _left(found, _scaled(folds_of(model, anatomy), inputs), options)
+        left = _left(found, list(_scaled(folds_of(model, anatomy), inputs)), anatomy, options)
         quantizers = {(name, fmt): names[0] for name, names in left.items() for fmt in formats}
         values: dict[tuple[str, Format], float] = {}
         for name, costs in found.items():
@@ -158,11 +157,14 @@ def _scaled(folds: Iterable[Fold], inputs: Inputs | None) -> Iterator[Fold]:
             yield fold
 
 
-def _left(found: Mapping[str, Found], folds: Iterable[Fold], options: Options) -> dict[str, tuple[str, ...]]:
+def _left(
+    found: Mapping[str, Found], folds: Sequence[Fold], anatomy: Anatomy, options: Options
+) -> dict[str, tuple[str, ...]]:
     """What is left to choose from for the consumers of each fold: the quantizers that scale columns, or the others.
 
     Scaled they are where the least costs, summed over the consumers, are lower so, in the geometric mean over the
-    formats: few bits cost much more than many, and a search may end in any (derived).
+    formats: few bits cost much more than many, and a search may end in any (derived). Never where a matrix takes the
+    scales up and may get scales in 8 bits, whose step all rows share.
     """
     scaling = tuple(name for name in options.quantizers if name in SCALING)
     others = tuple(name for name in options.quantizers if name not in SCALING)
@@ -170,12 +172,14 @@ def _left(found: Mapping[str, Found], folds: Iterable[Fold], options: Options) -
     def summed(consumers: Sequence[str], fmt: Format, quantizers: Sequence[str]) -> float:
         return sum(min(found[name][fmt, one] for one in quantizers) for name in consumers) + TINY
 
+    stepping = any(template.has_step for template in options.templates)
     left: dict[str, tuple[str, ...]] = {}
     for fold in folds if scaling and others else ():
         known = found.keys() >= set(fold.consumers)
         pairs = [[summed(fold.consumers, fmt, some) for some in (scaling, others)] for fmt in options.formats if known]
         gain = sum(log(rest) - log(scaled) for scaled, rest in pairs)
-        left |= dict.fromkeys(fold.consumers, scaling if gain > 0 else others)
+        stepped = stepping and not all(anatomy[name].is_vector for name in fold.producers)
+        left |= dict.fromkeys(fold.consumers, scaling if gain > 0 and not stepped else others)
     return left
 
 
@@ -195,15 +199,6 @@ def _with_unreached(
     means = {fmt: sum(values[name, fmt] for name in reached) / total for fmt in formats}
     rest = {(name, fmt): numel[name] * means[fmt] for name in numel.keys() - reached for fmt in formats}
     return {**values, **rest}
-
-
-@dataclass(frozen=True, eq=False)
-class _Sample:
-    """What the network is called with for one sample: positional and keyword arguments, and how many tokens."""
-
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +243,7 @@ def _fisher(
     return _Fisher(sums, frozenset(seen), samples, tokens, predictions)
 
 
-def _logits(model: nn.Module, sample: _Sample) -> Tensor | None:
+def _logits(model: nn.Module, sample: Call) -> Tensor | None:
     """The logits of a sample as (predictions, classes) that can be differentiated; None where there are none."""
     logits = model(*sample.arguments, **sample.keywords)
     if not isinstance(logits, Tensor) or logits.dim() < 2 or not logits.requires_grad:
@@ -318,71 +313,27 @@ def _summing_outputs(layers: Mapping[str, nn.Linear], sums: dict[str, Tensor]) -
             hook.remove()
 
 
-class _Called(Exception):  # noqa: N818 - it is no error: it ends a call whose arguments are all that is wanted
-    """The network was called."""
-
-
-def _samples(model: nn.Module, task: Task, generator: torch.Generator) -> list[_Sample]:
+def _samples(model: nn.Module, task: Task, generator: torch.Generator) -> list[Call]:
     """A sample of the calibration text: a row of every batch in random order, then a second one, until TOKENS.
 
     A row has SAMPLE_TOKENS at most.
     """
     batches = task.batches(calibration_split(task))
     order = torch.randperm(len(batches), generator=generator).tolist()
-    found: list[_Sample] = []
+    found: list[Call] = []
     tokens = row = 0
     while order:
         remaining = []
         for index in order:
-            arguments, keywords = _arguments(model, task, batches[index])
-            tensors = [one for one in (*arguments, *keywords.values()) if isinstance(one, Tensor)]
-            ids = next((one for one in tensors if one.dim() > 1), None)
-            if ids is None:
+            call = call_of(model, task, batches[index])
+            if call.shape is None:
                 return found
-            if row >= len(ids):
+            if row >= call.shape[0]:
                 continue
-            cut = _Cut(row, len(ids), ids.shape[1])
-            named = {name: cut(value) for name, value in keywords.items()}
-            found.append(_Sample(tuple(map(cut, arguments)), named, min(ids.shape[1], SAMPLE_TOKENS)))
+            found.append(call.cut(slice(row, row + 1), SAMPLE_TOKENS))
             tokens += found[-1].tokens
             if tokens >= TOKENS:
                 return found
             remaining.append(index)
         order, row = remaining, row + 1
     return found
-
-
-def _arguments(model: nn.Module, task: Task, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the task calls the network with for a batch."""
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def look(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        seen.append((arguments, keywords))
-        raise _Called
-
-    handle = model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        task.losses(model, batch)
-    except _Called:
-        pass
-    finally:
-        handle.remove()
-    return seen[0] if seen else ((), {})
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Takes one row of every tensor that has `rows` of them, and its first tokens where it has `tokens` of those."""
-
-    row: int
-    rows: int
-    tokens: int
-
-    def __call__(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.dim() and len(value) == self.rows:
-            value = value[self.row : self.row + 1]
-            if value.dim() > 1 and value.shape[1] == self.tokens:
-                value = value[:, :SAMPLE_TOKENS]
-        return value.clone()  # what was made in inference mode takes no part in a gradient

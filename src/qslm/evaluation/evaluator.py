@@ -1,7 +1,7 @@
 """Measuring a network on a task, as it is or with its weights rounded into an allocation."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from types import TracebackType
@@ -20,6 +20,7 @@ from qslm.evaluation.evaluation import Evaluation
 from qslm.evaluation.parts import Parts, Stop, consecutive
 from qslm.evaluation.prefix import PREFIX_BYTES, PrefixCache
 from qslm.formats import Format
+from qslm.formats.quantized import QuantizedTensor
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import Inputs, round_site
 from qslm.tasks.statistics import interval
@@ -61,7 +62,8 @@ class Evaluator:
     site is first written to, so that memory never holds more than the network twice, and is written back by
     `close`, or at the end of a `with`. A site whose format does not change is not rounded again. The network
     is in evaluation mode as long. Rounding is done on the CPU, wherever the network is, so that the same bits
-    are packed later. `inputs` is what calibrated quantizers look at.
+    are packed later. `inputs` is what calibrated quantizers look at; `learned`, to which anyone may add, holds what
+    reconstruction has rounded.
 
     Outputs of blocks are kept, `cache_bytes` of them (512 MiB; 0 keeps none), so that an allocation is run only from
     where it differs from an earlier one, with the same bits (`BlockChain`). `work` counts tokens times blocks that
@@ -79,6 +81,7 @@ class Evaluator:
         inputs: Inputs | None = None,
     ) -> None:
         self.model, self.anatomy, self.task, self.inputs = model, anatomy, task, inputs
+        self.learned: dict[str, Mapping[str, QuantizedTensor]] = {}
         self.work = 0
         self.chain = BlockChain(model, anatomy, PrefixCache(cache_bytes))
         self._progress = progress
@@ -175,7 +178,8 @@ class Evaluator:
         live = self._live[site.name]
         if site.name not in self._originals:
             self._originals[site.name] = live.detach().to("cpu", copy=True)
-        rounded = round_site(self._originals[site.name], fmt, quantizer, name=site.name, inputs=self.inputs)
+        original = self._originals[site.name]
+        rounded = round_site(original, fmt, quantizer, name=site.name, inputs=self.inputs, learned=self.learned)
         live.copy_(rounded.dequantize())
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qslm.anatomy import Anatomy
 from qslm.errors import ArtifactError, TaskError
-from qslm.evaluation.calibration import calibration_split, linear_layers
+from qslm.evaluation.calibration import linear_layers, shuffled_batches
 from qslm.evaluation.evaluator import evaluation_mode, measure_losses
 from qslm.formats import canonical_json
 from qslm.formats.container import write
@@ -21,7 +21,6 @@ from qslm.quantizers import Inputs, InputStatistics, folds_of, search_exponents
 from qslm.tasks.task import Task
 
 TOKENS = 1 << 15  # of calibration text, about
-SEED = 0
 
 
 @torch.no_grad()
@@ -36,11 +35,10 @@ def collect_inputs(model: nn.Module, anatomy: Anatomy, task: Task, progress: Pro
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     layers = list(linear_layers(model, anatomy))
-    batches, tokens = task.batches(calibration_split(task)), 0
-    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(SEED)).tolist()
+    batches, tokens = shuffled_batches(task), 0
     with evaluation_mode(model), _watched(layers, sums, counts):
-        for index in progress.track(order, len(order), "what every matrix sees"):
-            tokens += measure_losses(model, task, batches[index]).tokens
+        for batch in progress.track(batches, len(batches), "what every matrix sees"):
+            tokens += measure_losses(model, task, batch).tokens
             if tokens >= TOKENS:
                 break
     if layers and not sums:

@@ -111,6 +111,15 @@ class Neuron(nn.Module, ABC):
             trace.spikes.append(out)
         return out, v
 
+    def potentials(self, x: Tensor, spikes: Tensor) -> Tensor:
+        """The potentials h before the reset where these spikes reset the membrane; all (batch, tokens, channels).
+
+        Differentiable in x, and without a discontinuity: so potentials are held against those of other currents.
+        """
+        trace = SpikeTrace(forced=[spikes])
+        Neuron.forward(self, x, None, trace)
+        return trace.potentials[0]
+
 
 class IF(Neuron):
     """Integrate-and-fire with soft reset: h_t = v + x_t;  s_t = [h_t >= 1];  v = h_t - s_t."""
@@ -153,6 +162,13 @@ class LIF(Neuron):
             return spikes, last
         return fused_lif(x, v, trace)
 
+    def potentials(self, x: Tensor, spikes: Tensor) -> Tensor:
+        """As `Neuron.potentials`, by the fused kernel where there is one."""
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+            return super().potentials(x, spikes)
+        found: Tensor = ForcedPotentials.apply(x, spikes)
+        return found
+
 
 def fused_lif(x: Tensor, v: Tensor | None = None, trace: SpikeTrace | None = None) -> tuple[Tensor, Tensor]:
     """What `LIF` computes, by the kernel: x is float32 or float64 on a CPU; no gradient."""
@@ -188,3 +204,30 @@ class FusedLIF(torch.autograd.Function):
         out = torch.empty_like(x)
         _native.lif_backward(x, gradient.contiguous(), ctx.alpha, out, torch.get_num_threads())
         return out, None
+
+
+class ForcedPotentials(torch.autograd.Function):
+    """The potentials of a LIF whose spikes are given: h_t = v_{t-1} / 2 + x_t / 2,  v_t = h_t (1 - s_t).
+
+    So dL/dx_t = a_t / 2 with a_t = dL/dh_t + (1 - s_t) a_{t+1} / 2, which is the same recurrence backwards in time.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, spikes: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        """The potentials (batch, tokens, channels)."""
+        ctx.save_for_backward(spikes)
+        return _charged(x, spikes)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        """The gradient of x."""
+        (spikes,) = ctx.saved_tensors
+        # Backwards, what step t + 1 leaves meets the reset of step t; nothing comes after the last step.
+        later = torch.cat((spikes[:, :-1].flip(1), torch.zeros_like(spikes[:, :1])), 1)
+        return _charged(2 * gradient.flip(1), later).flip(1) / 2, None
+
+
+def _charged(x: Tensor, spikes: Tensor) -> Tensor:
+    trace = SpikeTrace(forced=[spikes])
+    fused_lif(x, None, trace)
+    return trace.potentials[0]

@@ -1,6 +1,6 @@
 """Methods that round weights into integer formats."""
 
-from qslm.quantizers.apply import CALIBRATED, QUANTIZERS, SCALING, Inputs, RoundedSites, round_site
+from qslm.quantizers.apply import CALIBRATED, QUANTIZERS, SCALING, Inputs, Learned, RoundedSites, round_site
 from qslm.quantizers.awq import search_exponents
 from qslm.quantizers.fold import fold, folds_of
 from qslm.quantizers.statistics import InputStatistics
@@ -11,6 +11,7 @@ __all__ = [
     "SCALING",
     "InputStatistics",
     "Inputs",
+    "Learned",
     "RoundedSites",
     "fold",
     "folds_of",

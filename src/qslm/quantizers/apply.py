@@ -35,6 +35,7 @@ class CalibratedQuantizer(Protocol):
 
 
 Inputs: TypeAlias = Mapping[str, InputStatistics]  # by the name of the site
+Learned: TypeAlias = Mapping[str, Mapping[str, QuantizedTensor]]  # sites by the quantizer of a reconstructed allocation
 
 DATA_FREE: dict[str, Quantizer] = {"clip": clip.quantize, "minmax": minmax.quantize, "hqq": hqq.quantize}
 CALIBRATED: dict[str, CalibratedQuantizer] = {
@@ -58,13 +59,14 @@ def round_site(
     *,
     name: str = "weight",
     inputs: Inputs | None = None,
+    learned: Learned | None = None,
 ) -> QuantizedTensor:
     """Round a tensor of any shape into `format`; an integer format sees it as (shape[0], all other axes).
 
     A sign is 1 where x >= 0, -0.0 too. A calibrated quantizer looks for the statistics of `name` in `inputs`; what has
-    none there, because no linear layer multiplies by it, is rounded by WITHOUT_INPUTS. Raises FormatError, which says
-    `name`, for numbers that are not finite or would not be in `format`, and AllocationError for an unknown quantizer,
-    or a calibrated one without `inputs`.
+    none there, because no linear layer multiplies by it, is rounded by WITHOUT_INPUTS. What reconstruction has rounded
+    lies in `learned`. Raises FormatError, which says `name`, for numbers that are not finite or would not be in
+    `format`, and AllocationError for an unknown quantizer, or a calibrated one without `inputs`.
     """
     weight = weight.detach()
     _refuse_nonfinite(weight, f"{name} has {{}} numbers that are not finite.", _DAMAGED)
@@ -77,6 +79,8 @@ def round_site(
         return QuantizedTensor(format, shape, codes=(weight >= 0).to(torch.uint8).reshape(matrix_shape(shape)))
     if weight.numel() == 0:
         raise FormatError(f"{name} of shape {list(shape)} has no numbers to round.", "Keep it in float32.")
+    if learned is not None and quantizer in learned:
+        return _as_learned(learned[quantizer], format, shape, name)
     matrix = weight.to(torch.float32).reshape(matrix_shape(shape))
     return replace(_rounded(matrix, format, quantizer, name, inputs), shape=shape)
 
@@ -85,13 +89,14 @@ def round_site(
 class RoundedSites(Mapping[str, QuantizedTensor]):
     """The sites of an allocation by name, each rounded when it is asked for, so that one at a time is in memory.
 
-    `state` is a state dict that has them, `inputs` what calibrated quantizers look at. Raises AllocationError when the
-    state lacks a site or has another shape.
+    `state` is a state dict that has them, `inputs` what calibrated quantizers look at, `learned` what reconstruction
+    has rounded. Raises AllocationError when the state lacks a site or has another shape.
     """
 
     state: Mapping[str, torch.Tensor]
     allocation: Allocation
     inputs: Inputs | None = None
+    learned: Learned | None = None
 
     def __getitem__(self, name: str) -> QuantizedTensor:
         site = self.allocation.anatomy[name]
@@ -103,11 +108,14 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
                 f"{site.name} has shape {list(weight.shape)}, the allocation is for {list(site.shape)}.", _ANOTHER
             )
         fmt, quantizer = self._choices[site.name]
-        return round_site(weight, fmt, quantizer, name=site.name, inputs=self.inputs)
+        return round_site(weight, fmt, quantizer, name=site.name, inputs=self.inputs, learned=self.learned)
 
     def exponents(self, name: str) -> torch.Tensor | None:
         """Those that the columns of a site are scaled by when it is rounded; None where they are not scaled."""
-        if self._choices[name][1] not in SCALING or self.inputs is None or name not in self.inputs:
+        quantizer = self._choices[name][1]
+        if self.learned is not None and quantizer in self.learned:
+            return self[name].exponents
+        if quantizer not in SCALING or self.inputs is None or name not in self.inputs:
             return None
         return self.inputs[name].exponents
 
@@ -120,6 +128,17 @@ class RoundedSites(Mapping[str, QuantizedTensor]):
 
     def __len__(self) -> int:
         return len(self.allocation.anatomy.sites)
+
+
+def _as_learned(
+    sites: Mapping[str, QuantizedTensor], format: Format, shape: tuple[int, ...], name: str
+) -> QuantizedTensor:
+    found = sites.get(name)
+    if found is None or (found.format, found.shape) != (format, shape):
+        raise AllocationError(
+            f"The reconstruction has no {name} of shape {list(shape)} in {format}.", "Reconstruct this allocation."
+        )
+    return found
 
 
 def _rounded(matrix: torch.Tensor, format: Format, quantizer: str, name: str, inputs: Inputs | None) -> QuantizedTensor:

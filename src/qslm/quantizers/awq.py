@@ -14,7 +14,8 @@ from torch import Tensor
 from qslm.formats import Format
 from qslm.formats.quantized import QuantizedTensor
 from qslm.formats.scales import powers_of_two
-from qslm.quantizers import clip
+from qslm.quantizers.clip import search_grid
+from qslm.quantizers.grid import quantize_to
 from qslm.quantizers.statistics import InputStatistics
 
 ALPHAS = tuple(eighth / 8 for eighth in range(1, 9))  # beside 0, which scales nothing
@@ -24,16 +25,20 @@ ROWS = 512  # of a matrix that are looked at, at most
 
 
 def quantize(weight: Tensor, format: Format, *, name: str = "weight", inputs: InputStatistics) -> QuantizedTensor:
-    """Round a finite float32 weight (out, in) into an integer format by clip search, its columns scaled.
+    """Round a finite float32 weight (out, in) into an integer format, its columns scaled where there are exponents.
 
-    Without exponents it is plain clip search. Raises FormatError, which says `name`, where the statistics are of
-    another width or not finite, and as min-max does.
+    Clip search weighs the error of a column by the mean square of its input. Raises FormatError, which says `name`,
+    where the statistics are of another width or not finite, and as min-max does.
     """
     inputs.check(weight.shape[1], name)
     if inputs.exponents is None:
-        return clip.quantize(weight, format, name=name)
-    rounded = clip.quantize(weight * powers_of_two(inputs.exponents), format, name=name)
-    return replace(rounded, exponents=inputs.exponents)
+        return _clipped(weight, format, name, inputs)
+    scaled = _clipped(weight * powers_of_two(inputs.exponents), format, name, inputs.scaled())
+    return replace(scaled, exponents=inputs.exponents)
+
+
+def _clipped(weight: Tensor, format: Format, name: str, inputs: InputStatistics) -> QuantizedTensor:
+    return quantize_to(weight, search_grid(weight, format, name, inputs.importance), format)
 
 
 def search_exponents(weights: Sequence[Tensor], moments: Sequence[Tensor], degree: int = 1) -> Tensor | None:

@@ -21,19 +21,22 @@ def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight") -> Q
     return quantize_to(weight, search_grid(weight, format, name), format)
 
 
-def search_grid(weight: torch.Tensor, format: Format, name: str) -> Grid:
-    """The grid of the smallest squared error of each scale, for a weight (out, in)."""
+def search_grid(weight: torch.Tensor, format: Format, name: str, importance: torch.Tensor | None = None) -> Grid:
+    """The grid of the smallest squared error of each scale, for a weight (out, in).
+
+    `importance` (in,) float32 weighs the errors of the columns; without it all count alike.
+    """
     low, high = extremes(weight, format)
     best = grid(low, high, format, name)
     unit = best.scales.float()
-    error = squared_error(weight, best, unit, format)
+    error = squared_error(weight, best, unit, format, importance)
     ratio = torch.ones_like(low)
     for offsets in (COARSE, FINE):
         centre = ratio
         for offset in offsets:
             tried = (centre + offset).clamp(0.02, 1)
             candidate = grid(low * tried, high * tried, format, name, best.step)
-            its_error = squared_error(weight, candidate, unit, format)
+            its_error = squared_error(weight, candidate, unit, format, importance)
             better = its_error < error
             best = merged(better, candidate, best)
             error = torch.where(better, its_error, error)

@@ -110,7 +110,7 @@ def _with_rows(tensor: QuantizedTensor, exponents: Tensor, name: str) -> Quantiz
     if tensor.values is not None:
         beside = factors.reshape(-1, *[1] * (tensor.values.dim() - 1))
         return replace(tensor, values=_multiplied(tensor.values, beside, tensor, name))
-    if tensor.scales is None or tensor.format.granularity == "tensor":
+    if tensor.scales is None or tensor.format.granularity == "tensor" or tensor.step is not None:
         problem = f"{name} is {tensor.format}, and the scales of its outputs need a scale of each row."
         raise AllocationError(problem, "Store it with one scale a row or group, or round what reads it by gptq.")
     scales = _multiplied(tensor.scales, factors[:, None], tensor, name)

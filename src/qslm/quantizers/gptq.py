@@ -3,7 +3,8 @@
 The error that counts is that of the outputs, E |(W - W_hat) x|^2 over the inputs x that the matrix really sees. Columns
 are rounded one after the other, those of the largest inputs first (act-order); what a column is off is spread over the
 columns that are still to come by the inverse of the damped Hessian H = E[x x^T] + d I. Scales and zero points are those
-that clip search finds for the weight as it is, so groups stay where they are in whatever order ("static groups").
+that clip search finds for the weight as it is, so groups stay where they are in whatever order ("static groups"); it
+weighs the error of a column by the mean square of its input (derived: the paper's are those of min-max).
 """
 
 import torch
@@ -33,7 +34,7 @@ def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight", inpu
     moment = inputs.moment.double()
     order = torch.argsort(moment.diagonal(), descending=True, stable=True)
     factor = _factor(moment[order][:, order], name)
-    on = search_grid(weight, format, name)
+    on = search_grid(weight, format, name, inputs.importance)
     scales, zeros = (part.float().expand(rows, -1).contiguous() for part in (on.scales, on.zeros))
     group = torch.arange(columns) // format.group_size if format.group_size else torch.zeros(columns)
     found = torch.empty(rows, columns, dtype=torch.int32)

@@ -75,17 +75,22 @@ def on_grid(codes: torch.Tensor, on: Grid, format: Format) -> QuantizedTensor:
     return QuantizedTensor(format, tuple(codes.shape), codes=codes, scales=on.scales, zeros=points, step=on.step)
 
 
-def squared_error(weight: torch.Tensor, on: Grid, unit: torch.Tensor, format: Format) -> torch.Tensor:
-    """The sum over each scale of ((weight - rounded) / unit)^2, (rows, groups) float64.
+def squared_error(
+    weight: torch.Tensor, on: Grid, unit: torch.Tensor, format: Format, importance: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The sum over each scale of importance ((weight - rounded) / unit)^2, (rows, groups) float64.
 
-    `unit` (rows, groups) float32 keeps the squares of very large and very small weights within float32.
+    `unit` (rows, groups) float32 keeps the squares of very large and very small weights within float32. `importance`
+    (in,) float32 weighs the columns, which are all alike without it.
     """
     errors = []
-    for rows, part in parts(weight, format):
+    weighing = parts((weight.new_ones(1) if importance is None else importance).expand(weight.shape), format)
+    for (rows, part), (_, weighed) in zip(parts(weight, format), weighing, strict=True):
         scales, zeros = beside(on, rows)
         steps = round_to(part, scales, zeros, format) - zeros
         difference = (part - steps * scales) / part_of(unit, rows)[..., None]
-        errors.append(difference.square_().sum(-1).double())
+        square = difference.square_()
+        errors.append((square if importance is None else square.mul_(weighed)).sum(-1).double())
     return total(errors, format)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from qslm.errors import FormatError
+from qslm.formats.scales import powers_of_two
 
 LEAST = -8  # exponent; the largest is 0
 
@@ -20,6 +21,19 @@ class InputStatistics:
     moment: torch.Tensor
     count: int
     exponents: torch.Tensor | None = None
+
+    @property
+    def importance(self) -> torch.Tensor:
+        """E[x^2] of every input (in,) float32, in units of their mean; all 1 where every input is always 0."""
+        squares = self.moment.diagonal()
+        mean = squares.double().mean()
+        return (squares / mean).float() if mean > 0 else torch.ones_like(squares)
+
+    def scaled(self) -> "InputStatistics":
+        """The statistics of the inputs diag(2^-k) x that columns times 2^k see, k the exponents."""
+        assert self.exponents is not None
+        inverse = powers_of_two(-self.exponents)
+        return InputStatistics(inverse[:, None] * self.moment * inverse, self.count)
 
     def check(self, columns: int, name: str) -> None:
         """Raise FormatError, which says `name`, unless they are finite and of a matrix (out, columns)."""

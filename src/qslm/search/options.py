@@ -34,7 +34,8 @@ class Options:
     strategy: one of NAMES. order: of the blocks in the tiered search, by the loss of each alone ("sensitivity") or as
     they stand ("network"). seed: of the strategies that draw. max_evaluations: random, tpe and nsga2 have no other end
     and take EVALUATIONS where it is None. max_seconds: no evaluation begins later. early: whether an evaluation may end
-    once its decision is foretold, and a coarser allocation than one that broke is not measured.
+    once its decision is foretold, and a coarser allocation than one that broke is not measured. reconstruct: of so many
+    finalists at most the rounding is learned as a whole (`qslm.evaluation.reconstruction`).
     Raises AllocationError or FormatError on what makes no search.
     """
 
@@ -49,6 +50,7 @@ class Options:
     max_evaluations: int | None = None
     max_seconds: float | None = None
     early: bool = True
+    reconstruct: int = 0
 
     def __post_init__(self) -> None:
         if not self.precisions:
@@ -69,20 +71,30 @@ class Options:
                 raise AllocationError(
                     f"At most {most:g} {name} leave nothing to search.", "Give 1 or more, or leave it out."
                 )
+        if self.reconstruct < 0:
+            raise AllocationError(f"{self.reconstruct} finalists are none.", "Give 0 or more.")
         if not 0 <= self.seed < SEEDS:
             raise AllocationError(f"{self.seed} is no seed.", f"Give a whole number from 0 to {SEEDS - 1}.")
         for name in self.quantizers:
             if name not in QUANTIZERS:
                 problem = f"There is no quantizer {name[:64]!r}."
                 raise AllocationError(problem, f"Choose one of: {', '.join(QUANTIZERS)}.")
-        if (scaling := [name for name in self.quantizers if name in SCALING]) and any(
-            template.granularity == "tensor" for template in self.templates
-        ):
+        self._check_scaling()
+        check_name(self.strategy)
+
+    def _check_scaling(self) -> None:
+        """Refuse quantizers that scale columns where a fold would need scales of single rows that there are not."""
+        scaling = [name for name in self.quantizers if name in SCALING]
+        if scaling and any(template.granularity == "tensor" for template in self.templates):
             raise AllocationError(
                 f"{scaling[0]} changes scales of rows, and a matrix with one scale has none.",
                 "Give one scale a row or group (--group), or another quantizer: gptq, clip.",
             )
-        check_name(self.strategy)
+        if self.quantizers[0] in SCALING and any(template.has_step for template in self.templates):
+            raise AllocationError(
+                f"{scaling[0]} changes scales of rows, and scales in 8 bits share one step.",
+                "Name another quantizer first (gptq, clip), or give scales of 16 bits (--group).",
+            )
 
     @property
     def formats(self) -> tuple[Format, ...]:

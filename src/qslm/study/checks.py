@@ -17,6 +17,7 @@ from qslm.data.overlap import SIZE, shared_ngrams
 from qslm.digest import update_digest
 from qslm.errors import BudgetError, StudyError
 from qslm.evaluation import Evaluator
+from qslm.evaluation.calibration import calibration_split
 from qslm.evaluation.evaluator import measure_losses
 from qslm.evaluation.prefix import tensors
 from qslm.formats import FLOAT32
@@ -135,6 +136,16 @@ def check_sample(task: Task, budget: Budget, losses: Losses | None = None) -> No
             f"An allocation that changes no answer of {len(losses.values):,} {task.unit}s still has a bound of "
             f"{least}, more than the limit of {spell_loss(budget.kind, budget.max_loss, signed=False)}.",
             f"Give more {task.unit}s, allow {least}, or judge by the point alone: --decision point.",
+        )
+
+
+def check_calibration(task: Task) -> None:
+    """Refuse to learn rounding on the split that judges it. Raises StudyError where the task has no other."""
+    if calibration_split(task) == "search":
+        raise StudyError(
+            f"{task.name} has no calibration text, and rounding that is learned on the search split looks better there "
+            "than it is.",
+            "Search without reconstruction, or give a task with a split calibrate.",
         )
 
 

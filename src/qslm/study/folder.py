@@ -17,6 +17,7 @@ from qslm.formats.staging import write_bytes
 
 STUDY, LEDGER, ARTIFACT, SELECTION = folders.STUDY, folders.LEDGER, folders.ARTIFACT, "selection.json"
 INPUTS = "inputs.safetensors"  # what calibrated quantizers look at
+RECONSTRUCTIONS = "reconstructed"  # a folder of the learned rounding of finalists
 VERSION = 1  # of study.json
 AGAIN = "Run the search again in this folder."
 

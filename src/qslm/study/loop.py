@@ -20,12 +20,21 @@ from qslm.evaluation.pool import make_pool
 from qslm.progress import SILENT, Progress
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
-from qslm.study.checks import check_ground, check_kind, check_overlap, check_precision, check_sample, check_units
+from qslm.study.checks import (
+    check_calibration,
+    check_ground,
+    check_kind,
+    check_overlap,
+    check_precision,
+    check_sample,
+    check_units,
+)
 from qslm.study.expecting import estimate, inputs_of, measured_alone
 from qslm.study.identity import identity
 from qslm.study.judging import BASELINE, Judge, Judged, sampling_groups
 from qslm.study.measuring import Measurements
 from qslm.study.packing import write_packed
+from qslm.study.reconstructing import learned_sites, next_finalist
 from qslm.study.record import Record, peak_memory
 from qslm.study.refusal import closest_of, nothing_accepted
 from qslm.study.selection import Pair, Selection, make_selection
@@ -78,6 +87,8 @@ def search(
     check_units(task)
     check_sample(task, budget)
     check_precision(model, anatomy)
+    if options.reconstruct:
+        check_calibration(task)
     with ExitStack() as open_:
         ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
         inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
@@ -130,6 +141,7 @@ class _Study:
         strategy = self._strategy(baseline, judge)
         self._foresee_memory(measuring)
         self._search(strategy, judge)
+        self._reconstruct(judge)
         chosen = self._chosen(judge)
         self.record.ended = True
         self._record()
@@ -187,10 +199,11 @@ class _Study:
         places, share = self.task.places("report"), None
         if places is not None:
             share = sum(map(len, places)) / max(len(baseline.losses.values), 1)
-        self.record.maximum_evaluations = strategy.maximum_evaluations
+        most = strategy.maximum_evaluations + self.question.options.reconstruct
+        self.record.maximum_evaluations = most
         self.record.report_seconds = None if share is None else share * baseline.seconds
         self._record()
-        self.tell.plan(strategy.maximum_evaluations, baseline, share, self.question.run)
+        self.tell.plan(most, baseline, share, self.question.run)
 
     def _foresee_memory(self, measuring: int) -> None:
         """Say how much memory the search takes; `measuring` the float network took this much."""
@@ -205,8 +218,7 @@ class _Study:
         """Ask until there is nothing left to try, or no time."""
         options = self.question.options
         while (proposal := strategy.ask()) is not None:
-            late = options.max_seconds is not None and time.monotonic() - self.started > options.max_seconds
-            if late and len(self.judged) > 1:  # one is always measured, or there is no best so far
+            if self._late() and len(self.judged) > 1:  # one is always measured, or there is no best so far
                 self.record.stopped = "seconds"
                 self.tell.stopped("seconds", options.max_seconds or 0)
                 return
@@ -214,6 +226,22 @@ class _Study:
         if strategy.limited:
             self.record.stopped = "evaluations"
             self.tell.stopped("evaluations", options.max_evaluations or 0)
+
+    def _late(self) -> bool:
+        most = self.question.options.max_seconds
+        return most is not None and time.monotonic() - self.started > most
+
+    def _reconstruct(self, judge: Judge) -> None:
+        """Learn the rounding of the finalists, one after the other, and measure each."""
+        for _ in range(self.question.options.reconstruct):
+            finalist = next_finalist(judge, self.judged.values())
+            if finalist is None or self._late():
+                return
+            learned = learned_sites(self.question.run, self.measurements, finalist.allocation, self.progress)
+            allocation, note = finalist.allocation.reconstructed(), finalist.note
+            self.measurements.evaluator.learned[str(allocation.quantizer)] = learned
+            evaluation = self.measurements.measure(allocation, "search", "reconstruct", note)
+            self._keep(judge.judge(evaluation, allocation, "reconstruct", note))
 
     def _outcome(self, proposal: Proposal, judge: Judge) -> Outcome:
         allocation = proposal.allocation
@@ -267,8 +295,8 @@ class _Study:
     def _pack(self, allocation: Allocation) -> str:
         """Pack the model into the run folder; the sha256 of its file."""
         self.measurements.evaluator.restore()
-        inputs = self.measurements.evaluator.inputs
-        return write_packed(self.question.run / folder.ARTIFACT, self.question.subject, allocation, inputs)
+        inputs, learned = self.measurements.evaluator.inputs, self.measurements.evaluator.learned
+        return write_packed(self.question.run / folder.ARTIFACT, self.question.subject, allocation, inputs, learned)
 
     def _record(self) -> None:
         """Write study.json: all that `select`, `status` and the report need beside the ledger."""

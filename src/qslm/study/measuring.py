@@ -30,10 +30,14 @@ class Measurements:
         found = self.ledger.get(allocation.key, split)
         told = None if found is None else self._told(found, split, stop)
         if told is None:
-            told = found = (self.pool or self.evaluator).measure(allocation, split, stop=stop, known=found)
+            told = found = self._by(allocation).measure(allocation, split, stop=stop, known=found)
             self.ledger.put(allocation.key, split, allocation.to_json(), tier, note, told)
         self.used[allocation.key, split] = found or told
         return told
+
+    def _by(self, allocation: Allocation) -> Pool | Evaluator:
+        """Who measures it: the workers do not have what was learned here."""
+        return self.evaluator if self.pool is None or allocation.is_reconstructed else self.pool
 
     def _told(self, found: Evaluation, split: str, stop: Stop | None) -> Evaluation | None:
         """What the ledger's evaluation says of the one that is asked for; None where it is not enough."""

@@ -10,9 +10,10 @@ from qslm import artifact, folders
 from qslm.allocation import Allocation
 from qslm.errors import StudyError
 from qslm.loading.checkpoint import load_checkpoint
-from qslm.quantizers import Inputs, RoundedSites, fold, folds_of
+from qslm.quantizers import Inputs, Learned, RoundedSites, fold, folds_of
 from qslm.study import folder
 from qslm.study.expecting import stored_inputs
+from qslm.study.reconstructing import stored_learned
 from qslm.study.selection import Selection
 from qslm.study.subject import LoadedCheckpoint, Subject
 
@@ -39,7 +40,8 @@ def pack(
     tokenizer = packed / artifact.TOKENIZER  # of a search that was given one beside the checkpoint
     if tokenizer.is_file():
         subject = replace(subject, tokenizer_json=tokenizer.read_text(encoding="utf-8"))
-    return write_packed(place, subject, selection.allocation, stored_inputs(selection.run, selection.allocation))
+    run, allocation = selection.run, selection.allocation
+    return write_packed(place, subject, allocation, stored_inputs(run, allocation), stored_learned(run, allocation))
 
 
 def _refuse_source(place: Path, source: str | None) -> None:
@@ -53,15 +55,17 @@ def _path_of(checkpoint: object) -> str | None:
     return str(checkpoint) if isinstance(checkpoint, str | Path) else getattr(checkpoint, "source", None)
 
 
-def write_packed(output: Path, subject: Subject, allocation: Allocation, inputs: Inputs | None) -> str:
+def write_packed(
+    output: Path, subject: Subject, allocation: Allocation, inputs: Inputs | None, learned: Learned | None
+) -> str:
     """Pack a network, its weights as they are, with an allocation into a folder; the sha256 of the model file.
 
-    `inputs` is what calibrated quantizers look at.
+    `inputs` is what calibrated quantizers look at, `learned` what reconstruction has rounded.
     """
     state = {name: value.cpu() for name, value in subject.model.state_dict().items() if isinstance(value, Tensor)}
     packed = artifact.write(
         output,
-        fold(RoundedSites(state, allocation, inputs), folds_of(subject.model, allocation.anatomy)),
+        fold(RoundedSites(state, allocation, inputs, learned), folds_of(subject.model, allocation.anatomy)),
         allocation,
         config=subject.config,
         tokenizer_json=subject.tokenizer_json,

@@ -1,0 +1,133 @@
+"""Reconstruction of finalists: which allocation is next, and its learned rounding, kept in the run folder."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from qslm.allocation import Allocation
+from qslm.errors import ArtifactError, LedgerError, StudyError
+from qslm.evaluation import Ledger
+from qslm.evaluation.reconstruction import Reconstruction, reconstruct
+from qslm.formats import Format, canonical_json, stored_tensors
+from qslm.formats.container import write
+from qslm.formats.quantized import QuantizedTensor
+from qslm.formats.reading import file_digest, metadata_of, parse_object, read_header, read_tensors, reading
+from qslm.progress import Progress
+from qslm.quantizers import Learned
+from qslm.study import folder
+from qslm.study.judging import BASELINE, Judge, Judged
+from qslm.study.measuring import Measurements
+
+
+def next_finalist(judge: Judge, judged: Collection[Judged]) -> Judged | None:
+    """What is to be reconstructed next; None where nothing could be preferred to what is chosen already.
+
+    By size: of what is smaller than the chosen one that which comes closest to the limit of quality. By score: the best
+    by what is known of it, whether it keeps the limit or not.
+    """
+    chosen, budget = judge.choose(judged), judge.budget
+    known = {one.allocation.key for one in judged}
+    open_ = [
+        one
+        for one in judged
+        if one.tier != BASELINE
+        and one.verdict.memory_ok
+        and not one.allocation.is_reconstructed
+        and one.allocation.reconstructed().key not in known
+        and any(fmt.is_integer for fmt in one.allocation.formats)
+    ]
+    if budget.prefer == "score":
+        order = budget.order(judge.task.higher_is_better)
+        return min((one for one in open_ if one.complete), key=lambda one: order(one.candidate), default=None)
+    decisive = "bound" if budget.decision == "bound" else "loss"
+    most = None if chosen is None else chosen.evaluation.footprint_file
+    smaller = [one for one in open_ if most is None or one.evaluation.footprint_file < most]
+    return min(smaller, key=lambda one: (getattr(one.comparison, decisive), one.allocation.key), default=None)
+
+
+def learned_sites(
+    run: Path, measurements: Measurements, allocation: Allocation, progress: Progress
+) -> Mapping[str, QuantizedTensor]:
+    """The integer sites of an allocation with learned rounding: as the run folder has them, or learned now.
+
+    Raises LedgerError where what is learned now differs from what was measured, and what `reconstruct` raises.
+    """
+    ledger, evaluator = measurements.ledger, measurements.evaluator
+    name = allocation.reconstructed().quantizer
+    assert isinstance(name, str)
+    path, told = _path(run, name), ledger.estimate(name)
+    recorded = None if told is None else json.loads(told)
+    if recorded is None or not path.is_file() or file_digest(path) != recorded["sha256"]:
+        evaluator.restore()
+        inputs = evaluator.inputs
+        found = reconstruct(evaluator.model, evaluator.anatomy, evaluator.task, allocation, inputs, progress)
+        digest = _write(path, found)
+        if recorded is not None and recorded["sha256"] != digest:
+            raise LedgerError(
+                f"{run} holds evaluations of another reconstruction of the same allocation.",
+                "Give the same calibration text and threads as before, or name another folder.",
+            )
+        if recorded is None:
+            recorded = {"sha256": digest, "tokens": found.tokens, "flips": [asdict(flips) for flips in found.flips]}
+            ledger.put_estimate(name, canonical_json(recorded))
+    before, after = (
+        sum(flips[when] for flips in recorded["flips"]) / len(recorded["flips"]) for when in ("before", "after")
+    )
+    progress.message(
+        f"reconstruction: learned on {recorded['tokens']:,} tokens of calibration text; of the spikes of a block "
+        f"{before:.2%} differed from the float network's, now {after:.2%}"
+    )
+    return _read(path)
+
+
+def stored_learned(run: Path, allocation: Allocation) -> Learned | None:
+    """The learned rounding that a study has left in its folder, where `allocation` has one. Raises StudyError."""
+    if not allocation.is_reconstructed:
+        return None
+    name = str(allocation.quantizer)
+    path = _path(run, name)
+    try:
+        with Ledger.read(run / folder.LEDGER) as ledger:
+            told = ledger.estimate(name)
+        if told is None or json.loads(told)["sha256"] != file_digest(path):
+            raise StudyError(f"{path} is not as the study has written it.", folder.AGAIN)
+        return {name: _read(path)}
+    except ArtifactError as error:
+        raise StudyError(error.problem, folder.AGAIN) from error
+
+
+def _path(run: Path, name: str) -> Path:
+    return run / folder.RECONSTRUCTIONS / f"{name}.safetensors"
+
+
+def _write(path: Path, found: Reconstruction) -> str:
+    """Keep learned sites in a file; its sha256."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, site in found.sites.items():
+        tensors |= replace(site, exponents=None).stored(name)
+        if site.exponents is not None:
+            tensors[f"{name}.exponents"] = site.exponents
+    scaled = sorted(name for name, site in found.sites.items() if site.exponents is not None)
+    sites = {name: [str(site.format), list(site.shape)] for name, site in found.sites.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, tensors, canonical_json({"sites": sites, "scaled": scaled}))
+
+
+def _read(path: Path) -> dict[str, QuantizedTensor]:
+    """The inverse of `_write`, of a file whose digest is known."""
+    with reading(path):
+        content = parse_object(metadata_of(read_header(path)), "The metadata")
+        sites = {name: (Format.parse(fmt), tuple(shape)) for name, (fmt, shape) in content["sites"].items()}
+        scaled = set(content["scaled"])
+        wanted = [
+            [*stored_tensors(*site, name), *[(f"{name}.exponents", "I8", ())] * (name in scaled)]
+            for name, site in sites.items()
+        ]
+        found = {}
+        for (name, site), parts in zip(sites.items(), read_tensors(path, wanted), strict=True):
+            tensor = QuantizedTensor.from_stored(*site, name, parts)
+            found[name] = replace(tensor, exponents=parts.get(f"{name}.exponents"))
+    return found
