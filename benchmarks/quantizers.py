@@ -7,7 +7,7 @@ float32, one scale a row or a group of 64, rounded by every quantizer, and at 3 
 reconstruction learns from GPTQ's: bytes of the model file, and the loss against float32 on the report split with its
 paired 95 % interval, in points of accuracy or percent of perplexity. `vectors`: what is lost with vectors in float16
 alone. `studies`: the smallest file under a drop of 1 point (SST-2) and a rise of 1 and 5 % (WikiText-2), searched with
-all quantizers, widths and groups, scales of 8 bits, vectors in float16 and two reconstructed finalists, and what it
+all quantizers, widths and groups, scales of 8 bits, vectors in float16 and a reconstructed finalist, and what it
 loses on the report split. Calibrated quantizers and reconstruction see training text alone.
 
 Every evaluation and every reconstruction is kept in --output: a killed program goes on where it was. --quick measures
@@ -139,7 +139,7 @@ def study_of(name: str, limit: float, arguments: argparse.Namespace, progress: L
         templates=tuple(Format.parse(f"int8-{one}") for one in TEMPLATES),
         vectors=FLOAT16,
         quantizers=METHODS[:-1],
-        reconstruct=0 if arguments.quick else 2,
+        reconstruct=0 if arguments.quick else 1,
     )
     run = arguments.output / f"study-{name}-{limit:g}"
     budget = Budget(None, limit, KINDS[name])

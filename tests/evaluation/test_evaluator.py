@@ -58,9 +58,9 @@ def test_gives_weights_and_modes_back_bit_for_bit(model, task):
 def test_rounds_only_what_changed(model, task, monkeypatch):
     rounded = []
 
-    def spy(weight, fmt, quantizer, *, name, inputs):
+    def spy(weight, fmt, quantizer, *, name, inputs, learned):
         rounded.append(name)
-        return round_site(weight, fmt, quantizer, name=name, inputs=inputs)
+        return round_site(weight, fmt, quantizer, name=name, inputs=inputs, learned=learned)
 
     monkeypatch.setattr(evaluator_module, "round_site", spy)
     anatomy = find_anatomy(model)

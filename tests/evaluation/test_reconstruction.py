@@ -1,7 +1,6 @@
 """Reconstruction of one allocation: it comes closer to the float network, which is left as it was."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from qslm.anatomy.find import find_anatomy
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluator
 from qslm.evaluation.calibration import Call
-from qslm.evaluation.reconstruction import FACTORS, _Block, _BlockLearner, _Chain, reconstruct
+from qslm.evaluation.reconstruction import FACTORS, _Block, _BlockLearner, _chain, reconstruct
 from qslm.formats import Format
 from qslm.models.neurons import LIF
 from qslm.quantizers import round_site
@@ -77,7 +76,7 @@ def test_every_integer_site_is_there_in_its_format_and_the_network_is_given_back
 
 def test_what_was_interrupted_leaves_the_network_as_it_was(network, task, monkeypatch):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    monkeypatch.setattr("qslm.evaluation.reconstruction._learn_output", lambda *_: (_ for _ in ()).throw(KeyError))
+    monkeypatch.setattr("qslm.evaluation.reconstruction._descend", lambda *_: (_ for _ in ()).throw(KeyError))
     with pytest.raises(KeyError):
         reconstruct(network, find_anatomy(network), task, uniform(network))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
@@ -85,14 +84,13 @@ def test_what_was_interrupted_leaves_the_network_as_it_was(network, task, monkey
 
 def test_the_matrices_whose_rows_drive_a_neuron_are_found(network, task):
     anatomy = find_anatomy(network)
-    chain = _Chain.of(network, anatomy, Call((task.batches("search")[0][:4, :-1],), {}))
-    block = chain.blocks[1]
+    block = _chain(network, anatomy, Call((task.batches("search")[0][:4, :-1],), {}))[1]
     sites = {site.name: site.name.removeprefix("blocks.1.") for site in anatomy.sites if "blocks.1." in site.name}
     matrices = {name: local for name, local in sites.items() if not anatomy[name].is_vector}
 
     stream = torch.rand(4, 24, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        drivers = list(_BlockLearner(block, SimpleNamespace(exact=[stream]), matrices)._drivers())
+        drivers = list(_BlockLearner(block, [stream], matrices).drivers())
     assert drivers == [(0, "blocks.1.att.output.weight"), (1, "blocks.1.ffn.value.weight")]
 
 
@@ -117,13 +115,12 @@ def test_a_threshold_is_the_inverse_factor_of_a_row():
     stream = [3 * torch.randn(4, 50, 8, generator=generator) for _ in range(4)]
     off = replace(start, scales=start.scales / wrong[:, None])
     block = _Block("attention 0", "block", module, Call((stream[0],), {}), (module.lif,))
-    streams = SimpleNamespace(exact=stream, rounded=stream)
-    learner = _BlockLearner(block, streams, {"block.matrix.weight": "matrix.weight"})
+    learner = _BlockLearner(block, stream, {"block.matrix.weight": "matrix.weight"})
     rounded = {"block.matrix.weight": off}
-    before = learner._flips(rounded)
-    rounded["block.matrix.weight"] = learner._corrected(rounded, 0, "block.matrix.weight")
+    before = learner.flips(rounded)
+    rounded["block.matrix.weight"] = learner.corrected(rounded, 0, "block.matrix.weight")
     torch.testing.assert_close(rounded["block.matrix.weight"].scales, start.scales, rtol=1e-6, atol=0)
-    assert before > 0.005 and learner._flips(rounded) < 0.1 * before
+    assert before > 0.005 and learner.flips(rounded) < 0.1 * before
 
 
 def test_a_network_that_is_no_chain_is_refused(network, task):
