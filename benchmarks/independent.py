@@ -185,13 +185,12 @@ def show(result: dict[str, Any]) -> None:
         print(f"over {told['tokens']:,} tokens, calibrated on {told['calibration_tokens']:,}")
     print("\n| checkpoint | format | " + " | ".join(QUANTIZERS) + " |")
     print("| --- | --- |" + " --- |" * len(QUANTIZERS))
-    cells: dict[tuple[str, str, float], dict[str, str]] = {}
+    cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
-        key = row["checkpoint"], f"int{row['bits']}-{row['group']}", row["bytes"]
-        cells.setdefault(key, {})[row["method"]] = spelled(row)
-    for (checkpoint, fmt, size), found in cells.items():
-        losses = " | ".join(found.get(method, "") for method in QUANTIZERS)
-        print(f"| {checkpoint} | {fmt}, {size / MB:.2f} MB | {losses} |")
+        cells.setdefault((row["checkpoint"], f"int{row['bits']}-{row['group']}"), {})[row["method"]] = row
+    for (checkpoint, fmt), found in cells.items():
+        losses = " | ".join(spelled(found[method]) if method in found else "" for method in QUANTIZERS)
+        print(f"| {checkpoint} | {fmt}, {found[OURS]['bytes'] / MB:.2f} MB | {losses} |")
     print()
     for one in result["claims"]:
         where = f"{one['checkpoint']}, int{one['bits']}-{one['group']}"
