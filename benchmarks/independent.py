@@ -4,7 +4,7 @@
 
 `stories260K` (llama2.c, float32, width 64), one scale a row or a group of 32; `SmolLM2-135M` (Instruct, dequantized
 Q4_1), one scale a row or a group of 128: its float weights lie on a 4-bit grid in groups of 32, so such groups would
-say nothing. All matrices of the blocks are rounded to 4 or 3 bits by every quantizer; the embedding, which is the head
+say nothing. All matrices of the blocks are rounded to 4 or 3 bits by GPTQ and by what needs no data; the embedding, which is the head
 too, and vectors stay in float32. `rows`: bytes of the model file, and the rise of perplexity against the float network
 in percent, with the paired 95 % interval over windows of text. `claims`: by how many percent the perplexity of another
 method is above that of GPTQ, and whether that is above 0 by the paired interval.
@@ -38,12 +38,12 @@ from qslm.errors import DataError, QslmError
 from qslm.evaluation import Evaluation, Evaluator
 from qslm.evaluation.inputs import collect_inputs
 from qslm.formats import Format
-from qslm.quantizers import QUANTIZERS
 from qslm.tasks import LanguageModelling, Task, compare
 from qslm.units import MB
 
 PACKAGES = ("transformers", "gguf", "accelerate")
 BITS = (4, 3)
+METHODS = ("clip", "minmax", "hqq", "gptq")
 OURS = "gptq"
 BEGIN = 1  # the token that a story of llama2.c begins with
 STORY_TOKENS, STORY_BATCH = 256, 64
@@ -85,7 +85,7 @@ def stories(file: Path, quick: bool) -> Case:
         ids = written(network, count, torch.Generator().manual_seed(SEEDS[split]))
         windows[split] = {"ids": ids[:, :-1], "targets": ids[:, 1:]}
     task = DrawnWindows(windows, network.config.vocab_size, STORY_BATCH)
-    return Case(name, Logits(network), task, ("row", "g32"), QUANTIZERS)
+    return Case(name, Logits(network), task, ("row", "g32"), METHODS)
 
 
 @torch.inference_mode()
@@ -115,7 +115,7 @@ def smollm2(file: Path, arguments: argparse.Namespace, progress: Listener) -> Ca
         vocabulary_size=network.config.vocab_size,
         source=str(corpus.source),
     )
-    methods = tuple(method for method in QUANTIZERS if not (arguments.quick and method == "hqq"))
+    methods = tuple(method for method in METHODS if not (arguments.quick and method == "hqq"))
     return Case(name, Logits(network), task, ("row", "g128"), methods)
 
 
@@ -183,13 +183,13 @@ def show(result: dict[str, Any]) -> None:
     for name, told in result["float32"].items():
         print(f"{name}: perplexity {told['perplexity']:.3f}", end=" ")
         print(f"over {told['tokens']:,} tokens, calibrated on {told['calibration_tokens']:,}")
-    print("\n| checkpoint | format | " + " | ".join(QUANTIZERS) + " |")
-    print("| --- | --- |" + " --- |" * len(QUANTIZERS))
+    print("\n| checkpoint | format | " + " | ".join(METHODS) + " |")
+    print("| --- | --- |" + " --- |" * len(METHODS))
     cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
         cells.setdefault((row["checkpoint"], f"int{row['bits']}-{row['group']}"), {})[row["method"]] = row
     for (checkpoint, fmt), found in cells.items():
-        losses = " | ".join(spelled(found[method]) if method in found else "" for method in QUANTIZERS)
+        losses = " | ".join(spelled(found[method]) if method in found else "" for method in METHODS)
         print(f"| {checkpoint} | {fmt}, {found[OURS]['bytes'] / MB:.2f} MB | {losses} |")
     print()
     for one in result["claims"]:
