@@ -4,10 +4,10 @@
 
 `stories260K` (llama2.c, float32, width 64), one scale a row or a group of 32; `SmolLM2-135M` (Instruct, dequantized
 Q4_1), one scale a row or a group of 128: its float weights lie on a 4-bit grid in groups of 32, so such groups would
-say nothing. All matrices of the blocks are rounded to 4 or 3 bits by GPTQ and by what needs no data; the embedding, which is the head
-too, and vectors stay in float32. `rows`: bytes of the model file, and the rise of perplexity against the float network
-in percent, with the paired 95 % interval over windows of text. `claims`: by how many percent the perplexity of another
-method is above that of GPTQ, and whether that is above 0 by the paired interval.
+say nothing. All matrices of the blocks are rounded to 4 or 3 bits by GPTQ and by what needs no data; the embedding,
+which is the head too, and vectors stay in float32. `rows`: bytes of the model file, and the rise of perplexity against
+the float network in percent, with the paired 95 % interval over windows of text. `claims`: by how many percent the
+perplexity of another method is above that of GPTQ, and whether that is above 0 by the paired interval.
 
 Text of stories260K is drawn from the float network itself, at temperature 1 with fixed seeds, one for calibration and
 another for the test: 128 and 256 windows of 256 tokens (--quick: 64 and 64). Text of SmolLM2 is WikiText-2 with `<unk>`

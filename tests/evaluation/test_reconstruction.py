@@ -10,7 +10,7 @@ from torch import nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
-from qslm.errors import StudyError
+from qslm.errors import StudyError, TaskError
 from qslm.evaluation import Evaluator
 from qslm.evaluation.calibration import Call
 from qslm.evaluation.reconstruction import FACTORS, _Block, _BlockLearner, _chain, reconstruct
@@ -135,3 +135,11 @@ def test_a_network_that_is_no_chain_is_refused(network, task):
     model.blocks[1].register_forward_pre_hook(lambda _, args: (args[0] + 1, *args[1:]))
     with pytest.raises(StudyError, match="something else than the block before it gives"):
         reconstruct(model, find_anatomy(model), task, uniform(model))
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_too_little_text_is_refused_by_name(network, batches):
+    task = Calibrated(network)
+    task.splits["calibrate"] = [batch[:4] for batch in task.splits["calibrate"][:batches]]
+    with pytest.raises(TaskError, match=r"has (0|96) tokens, reconstruction needs 256 or more"):
+        reconstruct(network, find_anatomy(network), task, uniform(network))

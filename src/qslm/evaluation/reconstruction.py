@@ -28,7 +28,7 @@ from torch.func import functional_call
 
 from qslm.allocation import Allocation
 from qslm.anatomy import INPUT, OUTPUT, Anatomy
-from qslm.errors import StudyError
+from qslm.errors import StudyError, TaskError
 from qslm.evaluation.calibration import SEED, Call, pieces
 from qslm.evaluation.evaluator import evaluation_mode
 from qslm.formats.quantized import QuantizedTensor
@@ -39,6 +39,7 @@ from qslm.quantizers.learned import LearnedRounding, with_factors
 from qslm.tasks.task import Task
 
 TOKENS = 1 << 17  # of calibration text, about
+LEAST = 256  # tokens, below which a rounding would follow the text, not the network
 STEP_TOKENS = 1024  # of one step of the descent, about
 PASSES = 2  # over the text
 FAR = 0.5  # the weight of a potential far from the threshold; at the threshold it is 1 more
@@ -89,6 +90,12 @@ def reconstruct(
     found = {site.name: rounded[site.name] for site, fmt in allocation.items() if fmt.is_integer}
     with evaluation_mode(model), torch.no_grad():
         calls = pieces(model, task, TOKENS, STEP_TOKENS)
+        tokens = sum(call.tokens for call in calls)
+        if tokens < LEAST:
+            raise TaskError(
+                f"The calibration text of {task.name} has {tokens} tokens, reconstruction needs {LEAST} or more.",
+                "Give more text, or search without reconstruction.",
+            )
         blocks = _chain(model, anatomy, calls[0])
         streams = [_first_stream(model, blocks[0], call) for call in calls]
         flips = []
@@ -96,7 +103,7 @@ def reconstruct(
             learner = _BlockLearner(block, streams, _sites_of(block, anatomy, found))
             flips.append(learner.learn(found, progress))
             streams = learner.after(found)
-    return Reconstruction(found, tuple(flips), sum(call.tokens for call in calls))
+    return Reconstruction(found, tuple(flips), tokens)
 
 
 def _sites_of(block: "_Block", anatomy: Anatomy, rounded: Rounded) -> dict[str, str]:
