@@ -4,11 +4,12 @@
 
 `rows`: both shipped checkpoints with every matrix at 8, 6, 5, 4, 3 or 2 bits, the embedding as signs, vectors in
 float32, one scale a row or a group of 64, rounded by every quantizer, and at 3 and 2 bits a row with the rounding that
-reconstruction learns from GPTQ's: bytes of the model file, and the loss against float32 on the report split with its
+reconstruction learns on GPTQ's grid: bytes of the model file, and the loss against float32 on the report split with its
 paired 95 % interval, in points of accuracy or percent of perplexity. `vectors`: what is lost with vectors in float16
 alone. `studies`: the smallest file under a drop of 1 point (SST-2) and a rise of 1 and 5 % (WikiText-2), searched with
-all quantizers, widths and groups, scales of 8 bits, vectors in float16 and a reconstructed finalist, and what it
-loses on the report split. Calibrated quantizers and reconstruction see training text alone.
+these widths, a scale a row or 8-bit scales of rows and groups of 64 and 32, every quantizer but min-max, vectors in
+float16 and a reconstructed finalist, and what it loses on the report split. Calibrated quantizers and reconstruction
+see training text alone.
 
 Every evaluation and every reconstruction is kept in --output: a killed program goes on where it was. --quick measures
 a part of the data, learns on a sixteenth of the text at 2 bits, and reconstructs no finalist.
@@ -132,7 +133,7 @@ def rows_of(
 
 
 def study_of(name: str, limit: float, arguments: argparse.Namespace, progress: Listener) -> dict[str, Any]:
-    """The smallest file under a limit, with all quantizers, widths and groups."""
+    """The smallest file under a limit, with the whole ladder of formats and quantizers."""
     checkpoint, task = opened(name, arguments, progress)
     ladder = Options(
         precisions=BITS,

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from qslm import artifact
 from qslm.allocation import RECONSTRUCTED, Allocation
 from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
-from qslm.errors import LedgerError, StudyError
+from qslm.errors import LedgerError, StudyError, TaskError
 from qslm.evaluation import Evaluator, Ledger
 from qslm.evaluation.calibration import Call
 from qslm.formats import Format
@@ -22,7 +23,7 @@ from qslm.search import Options
 from qslm.study import search
 from qslm.study.folder import RECONSTRUCTIONS
 from qslm.study.packing import write_packed
-from qslm.study.reconstructing import stored_learned
+from qslm.study.reconstructing import next_finalist, stored_learned
 from qslm.study.subject import Subject
 
 ANY = Budget(None, None, "relative", prefer="score", mu=1000.0)
@@ -145,14 +146,69 @@ def test_rounding_is_not_learned_on_the_text_that_judges_it(network, tmp_path):
         search(network, NextToken(network), budget=ANY, output=tmp_path, options=OPTIONS)
 
 
-def test_a_network_whose_neurons_are_unknown_is_refused_by_name(tmp_path):
+def test_a_network_whose_neurons_are_unknown_is_refused_before_anything_is_measured(tmp_path):
     network = SpikingEncoder()
     task = Agreement(network)
     task.splits["calibrate"] = task.splits["report"]
     options = Options(precisions=(8, 4), reconstruct=1)
     budget = Budget(None, 20.0, "points", prefer="score", mu=10.0)
     with pytest.raises(StudyError, match="SpikingEncoder cannot be reconstructed block by block"):
-        search(network, task, budget=budget, output=tmp_path, options=options)
+        search(network, task, budget=budget, output=tmp_path / "run", options=options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_calibration_text_is_refused_before_anything_is_measured(network, tmp_path):
+    task = Calibrated(network)
+    task.splits["calibrate"] = []
+    with pytest.raises(TaskError, match="has 0 tokens"):
+        search(network, task, budget=ANY, output=tmp_path / "run", options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_calibration_text_is_refused_in_the_same_folder(run, network, tmp_path):
+    again = shutil.copytree(run, tmp_path / "again")
+    task = Calibrated(network)
+    task.splits["calibrate"] = task.splits["calibrate"][:1] * 2
+    with pytest.raises(LedgerError, match="another calibration text"):
+        search(network, task, budget=ANY, output=again, options=OPTIONS)
+
+
+def test_learning_that_fails_leaves_the_answer_of_the_search(network, tmp_path, monkeypatch):
+    monkeypatch.setattr("qslm.evaluation.reconstruction.RATE", float("nan"))
+    selection = search(network, Calibrated(network), budget=ANY, output=tmp_path, options=OPTIONS)
+    assert not selection.allocation.is_reconstructed and (tmp_path / "artifact" / "model.safetensors").is_file()
+
+
+def test_no_time_for_a_finalist_is_said(network, tmp_path):
+    options = replace(OPTIONS, max_seconds=1e-6)
+    assert search(network, Calibrated(network), budget=ANY, output=tmp_path, options=options).stopped == "seconds"
+
+
+def test_by_size_the_finalist_is_the_smaller_one_that_comes_closest_to_the_limit():
+    def judged(name, size, bound, accepted, tier="front"):
+        allocation = SimpleNamespace(
+            key=name,
+            is_reconstructed=False,
+            formats=(Format.parse("int4"),),
+            reconstructed=lambda: SimpleNamespace(key=""),
+        )
+        verdict = SimpleNamespace(memory_ok=True, accepted=accepted)
+        found = SimpleNamespace(file_bytes=size, footprint_file=size)
+        comparison = SimpleNamespace(bound=bound, loss=0.0)
+        return SimpleNamespace(
+            allocation=allocation, tier=tier, verdict=verdict, evaluation=found, comparison=comparison
+        )
+
+    all_ = [
+        judged("a", 100, 0.5, True),
+        judged("b", 90, 1.2, False),
+        judged("c", 80, 1.9, False),
+        judged("d", 120, 0.1, True),
+    ]
+    judge = SimpleNamespace(budget=Budget(None, 1.0, "relative"), choose=lambda _: all_[0])
+    assert next_finalist(judge, all_).allocation.key == "b"
+    judge = SimpleNamespace(budget=Budget(None, 1.0, "relative"), choose=lambda _: all_[2])
+    assert next_finalist(judge, all_) is None
 
 
 def test_a_call_is_cut_by_rows_and_tokens():

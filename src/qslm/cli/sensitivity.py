@@ -43,7 +43,9 @@ SearchWindows = Annotated[
         show_default=False,
     ),
 ]
-Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rounded: clip, or minmax.")]
+Quantizer = Annotated[
+    str, typer.Option("--quantizer", help="How weights are rounded: one of the names that search --quantizers takes.")
+]
 
 
 def sensitivity(

@@ -128,7 +128,9 @@ def estimate_costs(
 def _site_costs(weight: Tensor, fisher: "_Fisher", name: str, options: Options, inputs: Inputs | None) -> Found:
     """c of one site in every format, rounded by every quantizer."""
     weight = weight.detach().cpu()
-    moment = inputs[name].moment if inputs is not None and name in fisher.of_outputs else None
+    if inputs is not None:
+        inputs = {name: inputs[name]} if name in inputs else {}  # read once for all formats
+    moment = inputs[name].moment if inputs and name in fisher.of_outputs else None
     found: Found = {}
     for fmt in options.formats:
         for quantizer in options.quantizers:

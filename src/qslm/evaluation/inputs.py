@@ -41,8 +41,13 @@ def collect_inputs(model: nn.Module, anatomy: Anatomy, task: Task, progress: Pro
             tokens += measure_losses(model, task, batch).tokens
             if tokens >= TOKENS:
                 break
-    if layers and not sums:
+    if layers and not tokens:
         raise TaskError(f"The calibration text of {task.name} is empty.", "Give more text.")
+    if layers and not sums:
+        raise TaskError(
+            f"{type(model).__name__} calls none of its linear layers, so nothing is known of what they see.",
+            "Round it by a quantizer that needs no text: clip.",
+        )
     moments = {name: total / counts[name] for name, total in sums.items()}
     folds = [one for one in folds_of(model, anatomy) if moments.keys() >= set(one.consumers)]
     exponents: dict[str, Tensor | None] = {}

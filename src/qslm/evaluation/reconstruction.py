@@ -79,7 +79,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Learn how the matrices of all attention blocks are rounded, in their formats.
 
-    It starts from the rounding that `allocation` names; `inputs` is what calibrated quantizers look at. The text is
+    It starts from the grids of the rounding that `allocation` names, and where a block's spikes come no closer to the
+    float block's, that rounding stays; `inputs` is what calibrated quantizers look at. The text is
     about TOKENS tokens of whole batches of the task's calibration split, always the same. Sites that are read at
     several places, and those of the input and the output block, stay as they were rounded. The weights of the network,
     which are the float ones, are not touched. Raises StudyError where it is not a chain of blocks with neurons of
@@ -89,13 +90,7 @@ def reconstruct(
     rounded = RoundedSites(state, allocation, inputs)
     found = {site.name: rounded[site.name] for site, fmt in allocation.items() if fmt.is_integer}
     with evaluation_mode(model), torch.no_grad():
-        calls = pieces(model, task, TOKENS, STEP_TOKENS)
-        tokens = sum(call.tokens for call in calls)
-        if tokens < LEAST:
-            raise TaskError(
-                f"The calibration text of {task.name} has {tokens} tokens, reconstruction needs {LEAST} or more.",
-                "Give more text, or search without reconstruction.",
-            )
+        calls = _enough(model, task, TOKENS)
         blocks = _chain(model, anatomy, calls[0])
         streams = [_first_stream(model, blocks[0], call) for call in calls]
         flips = []
@@ -103,7 +98,24 @@ def reconstruct(
             learner = _BlockLearner(block, streams, _sites_of(block, anatomy, found))
             flips.append(learner.learn(found, progress))
             streams = learner.after(found)
-    return Reconstruction(found, tuple(flips), tokens)
+    return Reconstruction(found, tuple(flips), sum(call.tokens for call in calls))
+
+
+def check_reconstructible(model: nn.Module, anatomy: Anatomy, task: Task) -> None:
+    """Raise what `reconstruct` would raise of the network's blocks and of too little text; nothing is learned."""
+    with evaluation_mode(model), torch.no_grad():
+        _chain(model, anatomy, _enough(model, task, LEAST)[0])
+
+
+def _enough(model: nn.Module, task: Task, tokens: int) -> Sequence[Call]:
+    """Pieces of the calibration text. Raises TaskError where it has fewer than LEAST tokens."""
+    calls = pieces(model, task, tokens, STEP_TOKENS)
+    if (found := sum(call.tokens for call in calls)) < LEAST:
+        raise TaskError(
+            f"The calibration text of {task.name} has {found} tokens, reconstruction needs {LEAST} or more.",
+            "Give more text, or search without reconstruction.",
+        )
+    return calls
 
 
 def _sites_of(block: "_Block", anatomy: Anatomy, rounded: Rounded) -> dict[str, str]:
@@ -233,15 +245,18 @@ class _BlockLearner:
         self.block, self.streams, self.sites = block, streams, sites
 
     def learn(self, rounded: Rounded, progress: Progress) -> Flips:
-        """Put the learned rounding of the block's sites into `rounded`."""
-        before = self.flips(rounded)
+        """Put the learned rounding of the block's sites into `rounded`, where fewer spikes flip with it."""
+        before, start = self.flips(rounded), dict(rounded)
         weights = {name: self.block.module.get_parameter(local) for name, local in self.sites.items()}
         learned = {name: LearnedRounding(weight, rounded[name]) for name, weight in weights.items()}
         _descend(learned, len(self.streams), self._loss, progress, f"learning the rounding of {self.block.name}")
         rounded |= {name: one.rounded(name) for name, one in learned.items()}
         for neuron, name in self.drivers():
             rounded[name] = self.corrected(rounded, neuron, name)
-        return Flips(self.block.name, before, self.flips(rounded))
+        after = self.flips(rounded)
+        if after >= before:
+            rounded.update(start)
+        return Flips(self.block.name, before, min(before, after))
 
     def after(self, rounded: Rounded) -> list[Tensor]:
         """The streams behind the rounded block."""

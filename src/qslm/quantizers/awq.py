@@ -33,7 +33,7 @@ def quantize(weight: Tensor, format: Format, *, name: str = "weight", inputs: In
     inputs.check(weight.shape[1], name)
     if inputs.exponents is None:
         return _clipped(weight, format, name, inputs)
-    scaled = _clipped(weight * powers_of_two(inputs.exponents), format, name, inputs.scaled())
+    scaled = _clipped(weight * powers_of_two(inputs.exponents), format, name, inputs.scaled)
     return replace(scaled, exponents=inputs.exponents)
 
 

@@ -23,5 +23,5 @@ def quantize(weight: Tensor, format: Format, *, name: str = "weight", inputs: In
     inputs.check(weight.shape[1], name)
     if inputs.exponents is None:
         return gptq.quantize(weight, format, name=name, inputs=inputs)
-    rounded = gptq.quantize(weight * powers_of_two(inputs.exponents), format, name=name, inputs=inputs.scaled())
+    rounded = gptq.quantize(weight * powers_of_two(inputs.exponents), format, name=name, inputs=inputs.scaled)
     return replace(rounded, exponents=inputs.exponents)

@@ -7,6 +7,8 @@ that clip search finds for the weight as it is, so groups stay where they are in
 weighs the error of a column by the mean square of its input (derived: the paper's are those of min-max).
 """
 
+from functools import lru_cache
+
 import torch
 
 from qslm import _native
@@ -31,9 +33,7 @@ def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight", inpu
     """
     rows, columns = weight.shape
     inputs.check(columns, name)
-    moment = inputs.moment.double()
-    order = torch.argsort(moment.diagonal(), descending=True, stable=True)
-    factor = _factor(moment[order][:, order], name)
+    order, factor = _ordered(inputs, name)
     on = search_grid(weight, format, name, inputs.importance)
     scales, zeros = (part.float().expand(rows, -1).contiguous() for part in (on.scales, on.zeros))
     group = torch.arange(columns) // format.group_size if format.group_size else torch.zeros(columns)
@@ -45,6 +45,14 @@ def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight", inpu
     codes = torch.empty(rows, columns, dtype=code_dtype(format))
     codes[:, order] = found.to(codes.dtype)
     return on_grid(codes, on, format)
+
+
+@lru_cache(maxsize=2)  # one matrix is rounded into many formats, one after the other, plain and scaled
+def _ordered(inputs: InputStatistics, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The columns, those of the largest inputs first, and the factor of the Hessian in that order."""
+    moment = inputs.moment.double()
+    order = torch.argsort(moment.diagonal(), descending=True, stable=True)
+    return order, _factor(moment[order][:, order], name)
 
 
 def _factor(hessian: torch.Tensor, name: str) -> torch.Tensor:

@@ -2,10 +2,13 @@
 
 Few large errors are let be, so that the many others become small. With E the errors that are let be, the two steps are
 solved in turn:  E = shrink(W - W_hat), and the scale s that brings (q - z) s closest to W - E. HQQ moves a real zero
-point instead; here zero points are integers, so that zero stays representable, and z stays that of min-max (derived).
+point; here zero points are integers, so that zero stays representable, and that of min-max and both of its neighbours
+are tried (derived).
 Errors are measured in steps of the grid, so that weights of any size are rounded alike (derived). Scales of 8 bits keep
 the step of min-max, so none becomes larger than the largest was.
 """
+
+from dataclasses import replace
 
 import torch
 
@@ -16,21 +19,24 @@ from qslm.quantizers.grid import Grid, beside, extremes, grid, merged, parts, qu
 
 POWER = 0.7
 ROUNDS = 20
+SHIFTS = (0, -1, 1)  # of the zero points of min-max
 BETA, KAPPA = 10.0, 1.01  # of the shrinking, and its growth from round to round
 
 
 def quantize(weight: torch.Tensor, format: Format, *, name: str = "weight") -> QuantizedTensor:
     """Round a finite float32 weight (out, in) into an integer format; raises as min-max does."""
-    now = grid(*extremes(weight, format), format, name)
-    unit = now.scales.float()
-    best, error = now, _error(weight, now, unit, format)
-    beta = BETA
-    for _ in range(ROUNDS):
-        fitted = _fitted(weight, now, beta, format)
-        now = Grid(stored_scales(fitted, format, name, now.step), now.zeros, now.step)
-        found = _error(weight, now, unit, format)
-        best, error = merged(found < error, now, best), torch.minimum(found, error)
-        beta *= KAPPA
+    first = grid(*extremes(weight, format), format, name)
+    unit = first.scales.float()
+    best, error = first, _error(weight, first, unit, format)
+    for shift in SHIFTS if format.has_zeros else (0,):
+        zeros = (first.zeros.int() + shift).clamp(format.lowest, format.highest).to(first.zeros.dtype)
+        now, beta = replace(first, zeros=zeros), BETA
+        for _ in range(ROUNDS):
+            fitted = _fitted(weight, now, beta, format)
+            now = replace(now, scales=stored_scales(fitted, format, name, now.step))
+            found = _error(weight, now, unit, format)
+            best, error = merged(found < error, now, best), torch.minimum(found, error)
+            beta *= KAPPA
     return quantize_to(weight, best, format)
 
 

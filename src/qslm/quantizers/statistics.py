@@ -1,6 +1,7 @@
 """What is known of the inputs that a matrix sees, for the quantizers that weigh their errors by it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -29,6 +30,7 @@ class InputStatistics:
         mean = squares.double().mean()
         return (squares / mean).float() if mean > 0 else torch.ones_like(squares)
 
+    @cached_property
     def scaled(self) -> "InputStatistics":
         """The statistics of the inputs diag(2^-k) x that columns times 2^k see, k the exponents."""
         assert self.exponents is not None

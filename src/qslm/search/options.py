@@ -35,7 +35,7 @@ class Options:
     they stand ("network"). seed: of the strategies that draw. max_evaluations: random, tpe and nsga2 have no other end
     and take EVALUATIONS where it is None. max_seconds: no evaluation begins later. early: whether an evaluation may end
     once its decision is foretold, and a coarser allocation than one that broke is not measured. reconstruct: of so many
-    finalists at most the rounding is learned as a whole (`qslm.evaluation.reconstruction`).
+    finalists at most the rounding is learned as a whole (`qslm.evaluation.reconstruction`), beside max_evaluations.
     Raises AllocationError or FormatError on what makes no search.
     """
 

@@ -63,10 +63,12 @@ def inputs_of(
         )
     if not set(options.quantizers) & set(CALIBRATED):
         return None
-    meaning, path = f"{task.name} {task.fingerprint(calibration_split(task))}", run / folder.INPUTS
+    meaning, path = calibration_meaning(task), run / folder.INPUTS
     recorded = ledger.estimate(folder.INPUTS)
     if recorded is None or not path.is_file() or file_digest(path) != recorded:
-        digest = write_inputs(path, collect_inputs(model, anatomy, task, progress), meaning)
+        collected = collect_inputs(model, anatomy, task, progress)
+        _tell_inputs(collected, calibration_split(task), progress)
+        digest = write_inputs(path, collected, meaning)
         if recorded not in (None, digest):
             raise LedgerError(
                 f"{run} holds evaluations of weights that were rounded by other statistics of the calibration text.",
@@ -74,7 +76,30 @@ def inputs_of(
             )
         if recorded is None:
             ledger.put_estimate(folder.INPUTS, digest)
-    return StoredInputs(path)
+    found = StoredInputs(path)
+    if found.meaning != meaning:
+        raise LedgerError(
+            f"{run} holds evaluations of weights that were rounded by the statistics of another calibration text.",
+            "Give the same calibration text as before (--reconstruct looks at more), or name another folder.",
+        )
+    return found
+
+
+def _tell_inputs(inputs: Inputs, split: str, progress: Progress) -> None:
+    """Say of how many inputs the statistics are, and what is doubtful about them."""
+    counts = [found.count for found in inputs.values()]
+    few = [name for name, found in inputs.items() if found.count < len(found.moment)]
+    if counts:
+        progress.message(f"statistics: what {len(counts)} matrices see, {min(counts):,} inputs of each or more")
+    if few:
+        progress.message(f"warning: {few[0]} and {len(few) - 1} more have seen fewer inputs than they have columns")
+    if split == "search":
+        progress.message("warning: there is no calibration text, so the statistics are of the search split")
+
+
+def calibration_meaning(task: Task) -> str:
+    """What names the calibration text of a task."""
+    return f"{task.name} {task.fingerprint(calibration_split(task))}"
 
 
 def stored_inputs(run: Path, allocation: Allocation) -> Inputs | None:

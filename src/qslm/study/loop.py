@@ -17,6 +17,7 @@ from qslm.budget import Budget
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
 from qslm.evaluation.pool import make_pool
+from qslm.evaluation.reconstruction import check_reconstructible
 from qslm.progress import SILENT, Progress
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
@@ -89,6 +90,7 @@ def search(
     check_precision(model, anatomy)
     if options.reconstruct:
         check_calibration(task)
+        check_reconstructible(model, anatomy, task)
     with ExitStack() as open_:
         ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
         inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
@@ -219,13 +221,16 @@ class _Study:
         options = self.question.options
         while (proposal := strategy.ask()) is not None:
             if self._late() and len(self.judged) > 1:  # one is always measured, or there is no best so far
-                self.record.stopped = "seconds"
-                self.tell.stopped("seconds", options.max_seconds or 0)
+                self._out_of_time()
                 return
             strategy.tell(proposal, self._outcome(proposal, judge))
         if strategy.limited:
             self.record.stopped = "evaluations"
             self.tell.stopped("evaluations", options.max_evaluations or 0)
+
+    def _out_of_time(self) -> None:
+        self.record.stopped = "seconds"
+        self.tell.stopped("seconds", self.question.options.max_seconds or 0)
 
     def _late(self) -> bool:
         most = self.question.options.max_seconds
@@ -235,9 +240,17 @@ class _Study:
         """Learn the rounding of the finalists, one after the other, and measure each."""
         for _ in range(self.question.options.reconstruct):
             finalist = next_finalist(judge, self.judged.values())
-            if finalist is None or self._late():
+            if finalist is None:
+                self.tell.message("reconstruction: nothing that was measured could be preferred to what is chosen")
                 return
-            learned = learned_sites(self.question.run, self.measurements, finalist.allocation, self.progress)
+            if self._late():
+                self._out_of_time()
+                return
+            try:
+                learned = learned_sites(self.question.run, self.measurements, finalist.allocation, self.progress)
+            except StudyError as error:  # learning has failed; what was searched still stands
+                self.tell.message(f"{error.problem} The search ends without it.")
+                return
             allocation, note = finalist.allocation.reconstructed(), finalist.note
             self.measurements.evaluator.learned[str(allocation.quantizer)] = learned
             evaluation = self.measurements.measure(allocation, "search", "reconstruct", note)

@@ -18,6 +18,7 @@ from qslm.formats.reading import file_digest, metadata_of, parse_object, read_he
 from qslm.progress import Progress
 from qslm.quantizers import Learned
 from qslm.study import folder
+from qslm.study.expecting import calibration_meaning
 from qslm.study.judging import BASELINE, Judge, Judged
 from qslm.study.measuring import Measurements
 
@@ -59,7 +60,12 @@ def learned_sites(
     name = allocation.reconstructed().quantizer
     assert isinstance(name, str)
     path, told = _path(run, name), ledger.estimate(name)
-    recorded = None if told is None else json.loads(told)
+    recorded, text = None if told is None else json.loads(told), calibration_meaning(evaluator.task)
+    if recorded is not None and recorded["text"] != text:
+        raise LedgerError(
+            f"{run} holds a reconstruction that was learned on another calibration text.",
+            "Give the same calibration text as before, or name another folder.",
+        )
     if recorded is None or not path.is_file() or file_digest(path) != recorded["sha256"]:
         evaluator.restore()
         inputs = evaluator.inputs
@@ -71,7 +77,8 @@ def learned_sites(
                 "Give the same calibration text and threads as before, or name another folder.",
             )
         if recorded is None:
-            recorded = {"sha256": digest, "tokens": found.tokens, "flips": [asdict(flips) for flips in found.flips]}
+            flips = [asdict(flips) for flips in found.flips]
+            recorded = {"sha256": digest, "text": text, "tokens": found.tokens, "flips": flips}
             ledger.put_estimate(name, canonical_json(recorded))
     before, after = (
         sum(flips[when] for flips in recorded["flips"]) / len(recorded["flips"]) for when in ("before", "after")
