@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from qslm.errors import DataError
-from qslm.quantizers import QUANTIZERS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 KEYS = {"checkpoint", "method", "bits", "group", "bytes", "loss", "low", "high"}  # those of quantizers.py
@@ -45,9 +44,9 @@ def test_every_row_and_every_claim_is_measured(independent, small, listener):
     result = independent.measured(small, listener)
     rows, claims = result["rows"], result["claims"]
     places = {(row["bits"], row["group"], row["method"]) for row in rows}
-    assert len(rows) == len(places) == 2 * 2 * len(QUANTIZERS)
+    assert len(rows) == len(places) == 2 * 2 * len(independent.METHODS)
     assert all(set(row) == KEYS and row["low"] <= row["loss"] <= row["high"] for row in rows)
-    assert len(claims) == 2 * 2 * (len(QUANTIZERS) - 1)
+    assert len(claims) == 2 * 2 * (len(independent.METHODS) - 1)
     assert all(claim["holds"] == (claim["low"] > 0) for claim in claims)
     losses = {(row["bits"], row["group"], row["method"]): row["loss"] for row in rows}
     for claim in claims:
