@@ -219,3 +219,10 @@ def test_a_call_is_cut_by_rows_and_tokens():
     assert torch.equal(part.arguments[0], ids[1:3, :2]) and part.arguments[1] is None
     assert torch.equal(part.keywords["mask"], (ids > 3)[1:3, :2]) and part.keywords["count"] == 5
     assert torch.equal(part.keywords["rows"], torch.arange(1, 3))
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_by_name(network, tmp_path):
+    (tmp_path / RECONSTRUCTIONS).write_text("mine")
+    with pytest.raises(LedgerError, match=f"Cannot make .*{RECONSTRUCTIONS}"):
+        search(network, Calibrated(network), budget=ANY, output=tmp_path, options=OPTIONS)
+    assert (tmp_path / RECONSTRUCTIONS).read_text() == "mine"

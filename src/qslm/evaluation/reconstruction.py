@@ -80,11 +80,11 @@ def reconstruct(
     """Learn how the matrices of all attention blocks are rounded, in their formats.
 
     It starts from the grids of the rounding that `allocation` names, and where a block's spikes come no closer to the
-    float block's, that rounding stays; `inputs` is what calibrated quantizers look at. The text is
-    about TOKENS tokens of whole batches of the task's calibration split, always the same. Sites that are read at
-    several places, and those of the input and the output block, stay as they were rounded. The weights of the network,
-    which are the float ones, are not touched. Raises StudyError where it is not a chain of blocks with neurons of
-    `models.neurons`, and what the task, the network and the quantizers raise.
+    float block's, that rounding stays; `inputs` is what calibrated quantizers look at. The text is about TOKENS tokens
+    of whole batches of the task's calibration split, always the same. Sites that are read at several places, and those
+    of the input and the output block, stay as they were rounded. The weights of the network, which are the float ones,
+    are not touched. Raises StudyError where it is not a chain of blocks with neurons of `models.neurons`, TaskError
+    where there is too little text, and what the task, the network and the quantizers raise.
     """
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     rounded = RoundedSites(state, allocation, inputs)

@@ -111,7 +111,7 @@ def _path(run: Path, name: str) -> Path:
 
 
 def _write(path: Path, found: Reconstruction) -> str:
-    """Keep learned sites in a file; its sha256."""
+    """Keep learned sites in a file; its sha256. Raises LedgerError or ArtifactError where it cannot be written."""
     tensors: dict[str, torch.Tensor] = {}
     for name, site in found.sites.items():
         tensors |= replace(site, exponents=None).stored(name)
@@ -119,7 +119,10 @@ def _write(path: Path, found: Reconstruction) -> str:
             tensors[f"{name}.exponents"] = site.exponents
     scaled = sorted(name for name, site in found.sites.items() if site.exponents is not None)
     sites = {name: [str(site.format), list(site.shape)] for name, site in found.sites.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise LedgerError(f"Cannot make {path.parent}: {error.strerror}.", "Name another folder.") from error
     return write(path, tensors, canonical_json({"sites": sites, "scaled": scaled}))
 
 
