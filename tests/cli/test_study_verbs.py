@@ -34,7 +34,7 @@ def test_search_says_first_what_it_will_do(run):
     told = (run / "stderr").read_text()
     assert re.search(r"at most \d+ evaluations of [\d,]+ tokens, [\d.]+ .+ each, so ", told)
     assert re.search(r"memory: .+ at most, .+ of it for kept activations", told)
-    assert re.search(r"expected losses: of \d+ matrices at 2 widths", told)
+    assert re.search(r"expected losses: of \d+ matrices in 2 formats", told)
     assert told.index("at most") < told.index("   1  front")
 
 

@@ -117,6 +117,8 @@ def test_other_strategies_round_by_the_first(network, tmp_path, strategy):
 def test_a_quantizer_that_there_is_not_is_refused():
     with pytest.raises(AllocationError, match="There is no quantizer 'magic'"):
         Options(quantizers=("clip", "magic"))
+    with pytest.raises(AllocationError, match="gptq is named twice"):
+        Options(quantizers=("gptq", "clip", "gptq"))
     with pytest.raises(AllocationError, match="list of quantizers is empty"):
         Options(quantizers=())
 

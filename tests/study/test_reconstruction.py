@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -18,12 +19,13 @@ from qslm.budget import Budget
 from qslm.errors import LedgerError, StudyError, TaskError
 from qslm.evaluation import Evaluator, Ledger
 from qslm.evaluation.calibration import Call
+from qslm.evaluation.reconstruction import _descend
 from qslm.formats import Format
 from qslm.search import Options
 from qslm.study import search
 from qslm.study.folder import RECONSTRUCTIONS
 from qslm.study.packing import write_packed
-from qslm.study.reconstructing import next_finalist, stored_learned
+from qslm.study.reconstructing import PARTIAL, next_finalist, stored_learned
 from qslm.study.subject import Subject
 
 ANY = Budget(None, None, "relative", prefer="score", mu=1000.0)
@@ -96,6 +98,33 @@ def test_a_study_that_goes_on_learns_nothing_again(run, network, tmp_path, monke
     search(network, Calibrated(network), budget=ANY, output=again, options=OPTIONS)
     one, other = ((folder / "artifact" / "model.safetensors").read_bytes() for folder in (run, again))
     assert one == other
+
+
+def test_a_study_that_was_killed_goes_on_with_the_block_in_flight(run, network, tmp_path, monkeypatch):
+    """Killed while it learned the second block, which is the only one that is learned again; the bytes are the same."""
+    learned, again = [], tmp_path / "again"
+
+    def descend(*arguments, most=None):
+        learned.append(arguments[-1])
+        if most is not None and len(learned) > most:
+            raise KeyboardInterrupt
+        return _descend(*arguments)
+
+    monkeypatch.setattr("qslm.evaluation.reconstruction._descend", partial(descend, most=1))
+    with pytest.raises(KeyboardInterrupt):
+        search(network, Calibrated(network), budget=ANY, output=again, options=OPTIONS)
+    (path,) = (again / RECONSTRUCTIONS).iterdir()
+    assert path.suffix == PARTIAL and len(learned) == 2
+    damaged = shutil.copytree(again, tmp_path / "damaged") / RECONSTRUCTIONS / path.name
+    damaged.write_bytes(damaged.read_bytes().replace(b"flips", b"flaps"))
+
+    monkeypatch.setattr("qslm.evaluation.reconstruction._descend", descend)
+    for there, blocks in ((again, learned[1:]), (tmp_path / "damaged", learned[:])):
+        learned.clear()
+        search(network, Calibrated(network), budget=ANY, output=there, options=OPTIONS)
+        assert learned == blocks
+        (one,), (other,) = (sorted((folder / RECONSTRUCTIONS).iterdir()) for folder in (run, there))
+        assert one.name == other.name and one.read_bytes() == other.read_bytes()
 
 
 def test_the_same_command_learns_the_same_bytes(run, network, tmp_path):
@@ -184,31 +213,34 @@ def test_no_time_for_a_finalist_is_said(network, tmp_path):
     assert search(network, Calibrated(network), budget=ANY, output=tmp_path, options=options).stopped == "seconds"
 
 
-def test_by_size_the_finalist_is_the_smaller_one_that_comes_closest_to_the_limit():
-    def judged(name, size, bound, accepted, tier="front"):
-        allocation = SimpleNamespace(
-            key=name,
-            is_reconstructed=False,
-            formats=(Format.parse("int4"),),
-            reconstructed=lambda: SimpleNamespace(key=""),
-        )
-        verdict = SimpleNamespace(memory_ok=True, accepted=accepted)
-        found = SimpleNamespace(file_bytes=size, footprint_file=size)
-        comparison = SimpleNamespace(bound=bound, loss=0.0)
-        return SimpleNamespace(
-            allocation=allocation, tier=tier, verdict=verdict, evaluation=found, comparison=comparison
-        )
+def judged(name, size, bound, accepted=False, tier="front"):
+    allocation = SimpleNamespace(
+        key=name,
+        is_reconstructed=False,
+        formats=(Format.parse("int4"),),
+        reconstructed=lambda: SimpleNamespace(key=""),
+    )
+    return SimpleNamespace(
+        allocation=allocation,
+        tier=tier,
+        verdict=SimpleNamespace(memory_ok=True, accepted=accepted),
+        evaluation=SimpleNamespace(file_bytes=size, footprint_file=size),
+        comparison=SimpleNamespace(bound=bound, loss=0.0),
+    )
 
-    all_ = [
-        judged("a", 100, 0.5, True),
-        judged("b", 90, 1.2, False),
-        judged("c", 80, 1.9, False),
-        judged("d", 120, 0.1, True),
-    ]
-    judge = SimpleNamespace(budget=Budget(None, 1.0, "relative"), choose=lambda _: all_[0])
-    assert next_finalist(judge, all_).allocation.key == "b"
-    judge = SimpleNamespace(budget=Budget(None, 1.0, "relative"), choose=lambda _: all_[2])
-    assert next_finalist(judge, all_) is None
+
+def finalist(all_, chosen):
+    judge = SimpleNamespace(budget=Budget(None, 1.0, "relative"), choose=lambda _: chosen)
+    found = next_finalist(judge, all_)
+    return None if found is None else found.allocation.key
+
+
+def test_by_size_the_finalist_is_the_smallest_that_nearly_keeps_the_limit_or_comes_closest_to_it():
+    a, far = judged("a", 100, 0.5, True), [judged("b", 90, 1.2), judged("c", 80, 1.9), judged("d", 120, 0.1, True)]
+    assert finalist([a, *far], a) == "b"
+    assert finalist([a, *far, judged("e", 99, 1.02), judged("f", 95, 1.09), judged("g", 93, 1.11)], a) == "f"
+    assert finalist([a, *far], far[1]) is None
+    assert finalist([a, *far], None) == "a"
 
 
 def test_a_call_is_cut_by_rows_and_tokens():

@@ -19,7 +19,7 @@ Only one block's state of learning is in memory at a time. Blocks one after the 
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,7 +62,10 @@ class Flips:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """The integer sites of an allocation with their learned rounding, and what it was learned on."""
+    """The integer sites of an allocation with their learned rounding, and what it was learned on.
+
+    flips: of each block that has been learned; those behind them are as they were rounded.
+    """
 
     sites: Rounded
     flips: tuple[Flips, ...]
@@ -76,29 +79,41 @@ def reconstruct(
     allocation: Allocation,
     inputs: Inputs | None = None,
     progress: Progress = SILENT,
+    *,
+    done: Reconstruction | None = None,
+    keep: Callable[[Reconstruction], object] = lambda _: None,
 ) -> Reconstruction:
     """Learn how the matrices of all attention blocks are rounded, in their formats.
 
-    It starts from the grids of the rounding that `allocation` names, and where a block's spikes come no closer to the
+    It starts from the rounding that `allocation` names, and where a block's spikes come no closer to the
     float block's, that rounding stays; `inputs` is what calibrated quantizers look at. The text is about TOKENS tokens
     of whole batches of the task's calibration split, always the same. Sites that are read at several places, and those
     of the input and the output block, stay as they were rounded. The weights of the network, which are the float ones,
-    are not touched. Raises StudyError where it is not a chain of blocks with neurons of `models.neurons`, TaskError
-    where there is too little text, and what the task, the network and the quantizers raise.
+    are not touched. `keep` is given what is learned after every block, to go on from it as `done`.
+
+    Raises StudyError where the network is not a chain of blocks with neurons of `models.neurons`, TaskError where there
+    is too little text, and what the task, the network and the quantizers raise.
     """
-    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    rounded = RoundedSites(state, allocation, inputs)
-    found = {site.name: rounded[site.name] for site, fmt in allocation.items() if fmt.is_integer}
     with evaluation_mode(model), torch.no_grad():
         calls = _enough(model, task, TOKENS)
         blocks = _chain(model, anatomy, calls[0])
         streams = [_first_stream(model, blocks[0], call) for call in calls]
-        flips = []
-        for block in blocks:
-            learner = _BlockLearner(block, streams, _sites_of(block, anatomy, found))
-            flips.append(learner.learn(found, progress))
-            streams = learner.after(found)
-    return Reconstruction(found, tuple(flips), sum(call.tokens for call in calls))
+        found = done or Reconstruction(_rounded(model, allocation, inputs), (), sum(call.tokens for call in calls))
+        for place, block in enumerate(blocks):
+            learner = _BlockLearner(block, streams, _sites_of(block, anatomy, found.sites))
+            if place >= len(found.flips):
+                sites, flips = learner.learned(found.sites, progress)
+                found = replace(found, sites=sites, flips=(*found.flips, flips))
+                keep(found)
+            streams = learner.after(found.sites)
+    return found
+
+
+def _rounded(model: nn.Module, allocation: Allocation, inputs: Inputs | None) -> Rounded:
+    """The integer sites of an allocation, rounded as it says."""
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    rounded = RoundedSites(state, allocation, inputs)
+    return {site.name: rounded[site.name] for site, fmt in allocation.items() if fmt.is_integer}
 
 
 def check_reconstructible(model: nn.Module, anatomy: Anatomy, task: Task) -> None:
@@ -244,19 +259,16 @@ class _BlockLearner:
     def __init__(self, block: _Block, streams: Sequence[Tensor], sites: Mapping[str, str]) -> None:
         self.block, self.streams, self.sites = block, streams, sites
 
-    def learn(self, rounded: Rounded, progress: Progress) -> Flips:
-        """Put the learned rounding of the block's sites into `rounded`, where fewer spikes flip with it."""
-        before, start = self.flips(rounded), dict(rounded)
+    def learned(self, start: Rounded, progress: Progress) -> tuple[Rounded, Flips]:
+        """`start` with the learned rounding of the block's sites, where fewer spikes flip with it."""
         weights = {name: self.block.module.get_parameter(local) for name, local in self.sites.items()}
-        learned = {name: LearnedRounding(weight, rounded[name]) for name, weight in weights.items()}
+        learned = {name: LearnedRounding(weight, start[name]) for name, weight in weights.items()}
         _descend(learned, len(self.streams), self._loss, progress, f"learning the rounding of {self.block.name}")
-        rounded |= {name: one.rounded(name) for name, one in learned.items()}
+        rounded = start | {name: one.rounded(name) for name, one in learned.items()}
         for neuron, name in self.drivers():
             rounded[name] = self.corrected(rounded, neuron, name)
-        after = self.flips(rounded)
-        if after >= before:
-            rounded.update(start)
-        return Flips(self.block.name, before, min(before, after))
+        before, after = self.flips(start), self.flips(rounded)
+        return (rounded if after < before else start), Flips(self.block.name, before, min(before, after))
 
     def after(self, rounded: Rounded) -> list[Tensor]:
         """The streams behind the rounded block."""

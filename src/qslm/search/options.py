@@ -58,7 +58,9 @@ class Options:
         if not self.quantizers:
             raise AllocationError("The list of quantizers is empty.", "Give one, such as clip.")
         if not self.templates:
-            raise AllocationError("There is no template of integer formats.", "Give one such as int4-row.")
+            raise AllocationError(
+                "There is no template of integer formats.", "Give one such as int4-row (--group row)."
+            )
         for template in self.templates:
             if template.kind != "integer":
                 raise AllocationError(f"{template} is no integer format.", "Give one such as int4-row or int4-g64.")
@@ -76,6 +78,8 @@ class Options:
         if not 0 <= self.seed < SEEDS:
             raise AllocationError(f"{self.seed} is no seed.", f"Give a whole number from 0 to {SEEDS - 1}.")
         for name in self.quantizers:
+            if self.quantizers.count(name) > 1:
+                raise AllocationError(f"The quantizer {name} is named twice.", "Name each once.")
             if name not in QUANTIZERS:
                 problem = f"There is no quantizer {name[:64]!r}."
                 raise AllocationError(problem, f"Choose one of: {', '.join(QUANTIZERS)}.")

@@ -185,7 +185,7 @@ class _Study:
             alone = measured_alone(self.measurements, options, judge, goal)
             self.record.estimate_work, costs = expected.work, expected.costs.corrected(alone)
             self.tell.message(
-                f"expected losses: of {len(options.matrices(self.anatomy))} matrices at {len(options.formats)} widths, "
+                f"expected losses: of {len(options.matrices(self.anatomy))} matrices in {len(options.formats)} formats "
                 f"from {expected.samples} samples, {expected.tokens:,} tokens forward and backward"
                 + (f", corrected by {len(alone):,} that were measured alone" if alone else "")
             )
@@ -196,16 +196,18 @@ class _Study:
 
     def _foresee(self, baseline: Evaluation) -> None:
         """Say how much there is to do, before anything but the baseline is done."""
-        goal = self._goal(baseline, self.question.budget)
-        strategy = make_strategy(self.question.options.strategy, self.anatomy, self.question.options, goal)
+        options, goal = self.question.options, self._goal(baseline, self.question.budget)
+        strategy = make_strategy(options.strategy, self.anatomy, options, goal)
         places, share = self.task.places("report"), None
         if places is not None:
             share = sum(map(len, places)) / max(len(baseline.losses.values), 1)
-        most = strategy.maximum_evaluations + self.question.options.reconstruct
+        most = strategy.maximum_evaluations + options.reconstruct
         self.record.maximum_evaluations = most
         self.record.report_seconds = None if share is None else share * baseline.seconds
         self._record()
-        self.tell.plan(most, baseline, share, self.question.run)
+        learning = ["the expected losses"] if options.strategy == "knapsack" else []
+        learning += [f"learning the rounding of {options.reconstruct}"] if options.reconstruct else []
+        self.tell.plan(most, baseline, share, learning, self.question.run)
 
     def _foresee_memory(self, measuring: int) -> None:
         """Say how much memory the search takes; `measuring` the float network took this much."""

@@ -9,8 +9,8 @@ import torch
 
 from qslm.allocation import Allocation
 from qslm.errors import ArtifactError, LedgerError, StudyError
-from qslm.evaluation import Ledger
-from qslm.evaluation.reconstruction import Reconstruction, reconstruct
+from qslm.evaluation import Evaluator, Ledger
+from qslm.evaluation.reconstruction import Flips, Reconstruction, reconstruct
 from qslm.formats import Format, canonical_json, stored_tensors
 from qslm.formats.container import write
 from qslm.formats.quantized import QuantizedTensor
@@ -22,12 +22,16 @@ from qslm.study.expecting import calibration_meaning
 from qslm.study.judging import BASELINE, Judge, Judged
 from qslm.study.measuring import Measurements
 
+PARTIAL = ".partial"  # the ending of the file in which a reconstruction in progress is kept
+HOPED = 0.1  # of the limit of quality, what learning is trusted to win (derived)
+
 
 def next_finalist(judge: Judge, judged: Collection[Judged]) -> Judged | None:
     """What is to be reconstructed next; None where nothing could be preferred to what is chosen already.
 
-    By size: of what is smaller than the chosen one that which comes closest to the limit of quality. By score: the best
-    by what is known of it, whether it keeps the limit or not.
+    By size, of what is smaller than the chosen one: the smallest that misses the limit of quality by HOPED at most;
+    where there is none, that which comes closest to it. By score: the best by what is known of it, whether it keeps
+    the limit or not.
     """
     chosen, budget = judge.choose(judged), judge.budget
     known = {one.allocation.key for one in judged}
@@ -43,10 +47,16 @@ def next_finalist(judge: Judge, judged: Collection[Judged]) -> Judged | None:
     if budget.prefer == "score":
         order = budget.order(judge.task.higher_is_better)
         return min((one for one in open_ if one.complete), key=lambda one: order(one.candidate), default=None)
-    decisive = "bound" if budget.decision == "bound" else "loss"
+    hoped = (1 + HOPED) * (budget.max_loss or 0.0)
+
+    def promise(one: Judged) -> tuple[float, int, str]:
+        loss = one.comparison.bound if budget.decision == "bound" else one.comparison.loss
+        return max(loss - hoped, 0.0), one.evaluation.footprint_file, one.allocation.key
+
     most = None if chosen is None else chosen.evaluation.footprint_file
-    smaller = [one for one in open_ if most is None or one.evaluation.footprint_file < most]
-    return min(smaller, key=lambda one: (getattr(one.comparison, decisive), one.allocation.key), default=None)
+    return min(
+        (one for one in open_ if most is None or one.evaluation.footprint_file < most), key=promise, default=None
+    )
 
 
 def learned_sites(
@@ -67,27 +77,52 @@ def learned_sites(
             "Give the same calibration text as before, or name another folder.",
         )
     if recorded is None or not path.is_file() or file_digest(path) != recorded["sha256"]:
-        evaluator.restore()
-        inputs = evaluator.inputs
-        found = reconstruct(evaluator.model, evaluator.anatomy, evaluator.task, allocation, inputs, progress)
-        digest = _write(path, found)
+        digest = _learn(path, evaluator, allocation, text, progress)
         if recorded is not None and recorded["sha256"] != digest:
             raise LedgerError(
                 f"{run} holds evaluations of another reconstruction of the same allocation.",
                 "Give the same calibration text and threads as before, or name another folder.",
             )
         if recorded is None:
-            flips = [asdict(flips) for flips in found.flips]
-            recorded = {"sha256": digest, "text": text, "tokens": found.tokens, "flips": flips}
-            ledger.put_estimate(name, canonical_json(recorded))
-    before, after = (
-        sum(flips[when] for flips in recorded["flips"]) / len(recorded["flips"]) for when in ("before", "after")
-    )
+            ledger.put_estimate(name, canonical_json({"sha256": digest, "text": text}))
+    found, _ = _read(path)
+    before, after = (sum(getattr(one, when) for one in found.flips) / len(found.flips) for when in ("before", "after"))
     progress.message(
-        f"reconstruction: learned on {recorded['tokens']:,} tokens of calibration text; of the spikes of a block "
+        f"reconstruction: learned on {found.tokens:,} tokens of calibration text; of the spikes of a block "
         f"{before:.2%} differed from the float network's, now {after:.2%}"
     )
-    return _read(path)
+    return found.sites
+
+
+def _learn(path: Path, evaluator: Evaluator, allocation: Allocation, text: str, progress: Progress) -> str:
+    """Learn the rounding of an allocation on `text` into a file; its sha256.
+
+    What is learned is kept beside it block by block, so that a killed study goes on with the block in flight.
+    """
+    partial = path.with_suffix(PARTIAL)
+    evaluator.restore()
+    found = reconstruct(
+        evaluator.model,
+        evaluator.anatomy,
+        evaluator.task,
+        allocation,
+        evaluator.inputs,
+        progress,
+        done=_done(partial, text),
+        keep=lambda so_far: _write(partial, so_far, text),
+    )
+    digest = _write(path, found, text)
+    partial.unlink(missing_ok=True)
+    return digest
+
+
+def _done(partial: Path, text: str) -> Reconstruction | None:
+    """What was learned on a text before a kill; None without it, or where the file is not to be trusted."""
+    try:
+        found, its_text = _read(partial)
+    except ArtifactError:
+        return None
+    return found if its_text == text else None
 
 
 def stored_learned(run: Path, allocation: Allocation) -> Learned | None:
@@ -101,7 +136,8 @@ def stored_learned(run: Path, allocation: Allocation) -> Learned | None:
             told = ledger.estimate(name)
         if told is None or json.loads(told)["sha256"] != file_digest(path):
             raise StudyError(f"{path} is not as the study has written it.", folder.AGAIN)
-        return {name: _read(path)}
+        found, _ = _read(path)
+        return {name: found.sites}
     except ArtifactError as error:
         raise StudyError(error.problem, folder.AGAIN) from error
 
@@ -110,8 +146,8 @@ def _path(run: Path, name: str) -> Path:
     return run / folder.RECONSTRUCTIONS / f"{name}.safetensors"
 
 
-def _write(path: Path, found: Reconstruction) -> str:
-    """Keep learned sites in a file; its sha256. Raises LedgerError or ArtifactError where it cannot be written."""
+def _write(path: Path, found: Reconstruction, text: str) -> str:
+    """Keep what was learned on `text` in a file; its sha256. Raises LedgerError or ArtifactError where it cannot be."""
     tensors: dict[str, torch.Tensor] = {}
     for name, site in found.sites.items():
         tensors |= replace(site, exponents=None).stored(name)
@@ -123,15 +159,20 @@ def _write(path: Path, found: Reconstruction) -> str:
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise LedgerError(f"Cannot make {path.parent}: {error.strerror}.", "Name another folder.") from error
-    return write(path, tensors, canonical_json({"sites": sites, "scaled": scaled}))
+    learned = {"text": text, "tokens": found.tokens, "flips": [asdict(one) for one in found.flips]}
+    return write(path, tensors, canonical_json({"sites": sites, "scaled": scaled, **learned}))
 
 
-def _read(path: Path) -> dict[str, QuantizedTensor]:
-    """The inverse of `_write`, of a file whose digest is known."""
+def _read(path: Path) -> tuple[Reconstruction, str]:
+    """The inverse of `_write`: what was learned, and on which text. Raises ArtifactError."""
     with reading(path):
         content = parse_object(metadata_of(read_header(path)), "The metadata")
-        sites = {name: (Format.parse(fmt), tuple(shape)) for name, (fmt, shape) in content["sites"].items()}
-        scaled = set(content["scaled"])
+        try:
+            sites = {name: (Format.parse(fmt), tuple(shape)) for name, (fmt, shape) in content["sites"].items()}
+            flips = tuple(Flips(**one) for one in content["flips"])
+            scaled, tokens, text = set(content["scaled"]), int(content["tokens"]), str(content["text"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError("The metadata is not that of a reconstruction.", folder.AGAIN) from error
         wanted = [
             [*stored_tensors(*site, name), *[(f"{name}.exponents", "I8", ())] * (name in scaled)]
             for name, site in sites.items()
@@ -140,4 +181,4 @@ def _read(path: Path) -> dict[str, QuantizedTensor]:
         for (name, site), parts in zip(sites.items(), read_tensors(path, wanted), strict=True):
             tensor = QuantizedTensor.from_stored(*site, name, parts)
             found[name] = replace(tensor, exponents=parts.get(f"{name}.exponents"))
-    return found
+    return Reconstruction(found, flips, tokens), text

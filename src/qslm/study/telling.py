@@ -1,6 +1,6 @@
 """What a study tells people while it goes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from qslm.budget import Budget, Kind, spell_loss
 from qslm.evaluation import Evaluation
@@ -30,19 +30,23 @@ class Telling:
             f"{len(found.losses.values):,} {self._task.unit}s of the search split, {format_bytes(file_bytes)}"
         )
 
-    def plan(self, most: int, baseline: Evaluation, report_share: float | None, run: object) -> None:
+    def plan(
+        self, most: int, baseline: Evaluation, report_share: float | None, learning: Sequence[str], run: object
+    ) -> None:
         """How many evaluations there are at most, and how long each takes where it does not end early.
 
-        report_share: the size of the report split as a share of the search split's, where it is known.
+        report_share: the size of the report split as a share of the search split's, where it is known. learning: what
+        of the calibration text takes its own time, with a progress bar of its own.
         """
+        besides = f", beside {' and '.join(learning)}" if learning else ""
         report = ""
         if report_share is not None:
             tokens, seconds = report_share * baseline.tokens, report_share * baseline.seconds
             report = f"; then the report split twice, about {tokens:,.0f} tokens and {spell_duration(seconds)} each"
         self.message(
             f"at most {most:,} evaluations of {baseline.tokens:,} tokens, {spell_duration(baseline.seconds)} each, so "
-            f"{spell_duration(most * baseline.seconds)}, usually far less{report}; stop at any time, the same command "
-            f"goes on from {run}"
+            f"{spell_duration(most * baseline.seconds)}, usually far less{besides}{report}; stop at any time, the same "
+            f"command goes on from {run}"
         )
 
     def memory(self, measuring: int, float32_bytes: int, kept: int, workers: bool) -> None:
