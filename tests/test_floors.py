@@ -17,7 +17,7 @@ FLOORS = {
     "errors": 1, "progress": 1, "digest": 1, "finite": 1, "_native": 1,
     "models": 2, "formats": 2, "data": 2, "anatomy": 2, "units": 2, "locking": 2, "folders": 2,
     "tasks": 3, "spiking": 3, "allocation": 3, "budget": 3, "packed": 3,
-    "quantizers": 4, "artifact": 4, "search": 4,
+    "quantizers": 4, "artifact": 4, "search": 4, "calibration": 4,
     "evaluation": 5, "runtime": 5, "training": 5, "conversion": 5, "energy": 5, "loading": 5,
     "inspection": 5,
     "study": 6,

@@ -150,11 +150,12 @@ def test_a_batch_alone(ground):
 @given(st.lists(st.integers(0, 50), unique=True, min_size=1), st.data())
 def test_take_picks_by_place(units, data):
     values = np.random.default_rng(len(units)).normal(size=len(units))
-    losses = Losses(values, values**2, 7, np.array(units))
+    weights = values**2
+    losses = Losses(values, weights, 7, np.array(units))
     wanted = data.draw(st.lists(st.sampled_from(units)))
     taken = losses.take(np.array(wanted, dtype=np.int64))
     assert taken.values.tolist() == [values[units.index(unit)] for unit in wanted]
-    assert taken.weights.tolist() == [values[units.index(unit)] ** 2 for unit in wanted]
+    assert taken.weights.tolist() == [weights[units.index(unit)] for unit in wanted]
     assert taken.units.tolist() == wanted and taken.tokens == 7
     with pytest.raises(TaskError, match="no loss of unit 51"):
         losses.take(np.array([*wanted, 51]))

@@ -10,10 +10,11 @@ from torch import nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
+from qslm.calibration.blocks import Block
+from qslm.calibration.calls import Call
 from qslm.errors import StudyError, TaskError
 from qslm.evaluation import Evaluator
-from qslm.evaluation.calibration import Call
-from qslm.evaluation.reconstruction import FACTORS, _Block, _BlockLearner, _chain, reconstruct
+from qslm.evaluation.reconstruction import FACTORS, SpikingBlock, _BlockLearner, _spiking, reconstruct
 from qslm.formats import Format
 from qslm.models.neurons import LIF
 from qslm.quantizers import round_site
@@ -84,13 +85,13 @@ def test_what_was_interrupted_leaves_the_network_as_it_was(network, task, monkey
 
 def test_the_matrices_whose_rows_drive_a_neuron_are_found(network, task):
     anatomy = find_anatomy(network)
-    block = _chain(network, anatomy, Call((task.batches("search")[0][:4, :-1],), {}))[1]
+    block = _spiking(network, anatomy, Call((task.batches("search")[0][:4, :-1],), {}))[1]
     sites = {site.name: site.name.removeprefix("blocks.1.") for site in anatomy.sites if "blocks.1." in site.name}
     matrices = {name: local for name, local in sites.items() if not anatomy[name].is_vector}
 
     stream = torch.rand(4, 24, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        drivers = list(_BlockLearner(block, [stream], matrices).drivers())
+        drivers = list(_BlockLearner(block, [Call((stream, None, None), {})], matrices).drivers())
     assert drivers == [(0, "blocks.1.att.output.weight"), (1, "blocks.1.ffn.value.weight")]
 
 
@@ -112,10 +113,10 @@ def test_a_threshold_is_the_inverse_factor_of_a_row():
     module.matrix.weight.copy_(start.dequantize())
     wrong = torch.tensor([FACTORS[place] for place in (0, 1, 2, 3, 4, 5)])
 
-    stream = [3 * torch.randn(4, 50, 8, generator=generator) for _ in range(4)]
+    streams = [Call((3 * torch.randn(4, 50, 8, generator=generator),), {}) for _ in range(4)]
     off = replace(start, scales=start.scales / wrong[:, None])
-    block = _Block("attention 0", "block", module, Call((stream[0],), {}), (module.lif,))
-    learner = _BlockLearner(block, stream, {"block.matrix.weight": "matrix.weight"})
+    block = SpikingBlock(Block("attention 0", "block", module), (module.lif,))
+    learner = _BlockLearner(block, streams, {"block.matrix.weight": "matrix.weight"})
     rounded = {"block.matrix.weight": off}
     before = learner.flips(rounded)
     rounded["block.matrix.weight"] = learner.corrected(rounded, 0, "block.matrix.weight")

@@ -96,7 +96,7 @@ def test_another_budget_is_packed_with_the_statistics_of_the_study(study, networ
 
 def test_evaluations_by_other_statistics_are_not_gone_on_with(study, network, monkeypatch):
     run, _ = study
-    monkeypatch.setattr("qslm.evaluation.calibration.SEED", 1)
+    monkeypatch.setattr("qslm.calibration.text.SEED", 1)
     monkeypatch.setattr("qslm.evaluation.inputs.TOKENS", 100)
     kept = (run / INPUTS).read_bytes()
     (run / INPUTS).unlink()

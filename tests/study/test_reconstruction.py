@@ -16,9 +16,9 @@ from qslm import artifact
 from qslm.allocation import RECONSTRUCTED, Allocation
 from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
+from qslm.calibration.calls import Call
 from qslm.errors import LedgerError, StudyError, TaskError
 from qslm.evaluation import Evaluator, Ledger
-from qslm.evaluation.calibration import Call
 from qslm.evaluation.reconstruction import _descend
 from qslm.formats import Format
 from qslm.search import Options

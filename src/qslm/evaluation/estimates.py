@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from qslm import _native
 from qslm.anatomy import Anatomy
-from qslm.evaluation.calibration import SEED, Call, calibration_split, call_of, linear_layers
+from qslm.calibration.calls import Call, call_of
+from qslm.calibration.layers import linear_layers
+from qslm.calibration.text import SEED, calibration_split
 from qslm.evaluation.evaluator import GROWTH_BYTES, evaluation_mode, reset_state
 from qslm.formats import Format, canonical_json
 from qslm.models.folds import Fold

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from qslm.anatomy import Anatomy
+from qslm.calibration.layers import linear_layers
+from qslm.calibration.text import shuffled_batches
 from qslm.errors import ArtifactError, TaskError
-from qslm.evaluation.calibration import linear_layers, shuffled_batches
 from qslm.evaluation.evaluator import evaluation_mode, measure_losses
 from qslm.formats import canonical_json
 from qslm.formats.container import write

@@ -20,16 +20,17 @@ Only one block's state of learning is in memory at a time. Blocks one after the 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from qslm.allocation import Allocation
-from qslm.anatomy import INPUT, OUTPUT, Anatomy
+from qslm.anatomy import Anatomy
+from qslm.calibration.blocks import Block, chain, refused
+from qslm.calibration.blocks import streams as streams_of
+from qslm.calibration.calls import Call, pieces
+from qslm.calibration.text import SEED
 from qslm.errors import StudyError, TaskError
-from qslm.evaluation.calibration import SEED, Call, pieces
 from qslm.evaluation.evaluator import evaluation_mode
 from qslm.formats.quantized import QuantizedTensor
 from qslm.models.neurons import THRESHOLD, Neuron, SpikeTrace
@@ -96,11 +97,11 @@ def reconstruct(
     """
     with evaluation_mode(model), torch.no_grad():
         calls = _enough(model, task, TOKENS)
-        blocks = _chain(model, anatomy, calls[0])
-        streams = [_first_stream(model, blocks[0], call) for call in calls]
+        blocks = _spiking(model, anatomy, calls[0])
+        streams = list(streams_of(model, blocks[0].block, calls))
         found = done or Reconstruction(_rounded(model, allocation, inputs), (), sum(call.tokens for call in calls))
         for place, block in enumerate(blocks):
-            learner = _BlockLearner(block, streams, _sites_of(block, anatomy, found.sites))
+            learner = _BlockLearner(block, streams, _sites_of(block.block, anatomy, found.sites))
             if place >= len(found.flips):
                 sites, flips = learner.learned(found.sites, progress)
                 found = replace(found, sites=sites, flips=(*found.flips, flips))
@@ -119,7 +120,12 @@ def _rounded(model: nn.Module, allocation: Allocation, inputs: Inputs | None) ->
 def check_reconstructible(model: nn.Module, anatomy: Anatomy, task: Task) -> None:
     """Raise what `reconstruct` would raise of the network's blocks and of too little text; nothing is learned."""
     with evaluation_mode(model), torch.no_grad():
-        _chain(model, anatomy, _enough(model, task, LEAST)[0])
+        _spiking(model, anatomy, _enough(model, task, LEAST)[0])
+
+
+def _spiking(model: nn.Module, anatomy: Anatomy, call: Call) -> list["SpikingBlock"]:
+    """The attention blocks, found by a call. Raises StudyError where they make no chain, or one has no neurons."""
+    return [SpikingBlock.of(model, block) for block in chain(model, anatomy, call)]
 
 
 def _enough(model: nn.Module, task: Task, tokens: int) -> Sequence[Call]:
@@ -133,7 +139,7 @@ def _enough(model: nn.Module, task: Task, tokens: int) -> Sequence[Call]:
     return calls
 
 
-def _sites_of(block: "_Block", anatomy: Anatomy, rounded: Rounded) -> dict[str, str]:
+def _sites_of(block: Block, anatomy: Anatomy, rounded: Rounded) -> dict[str, str]:
     """The rounded sites of a block whose parameter nothing else reads, and their names inside it."""
     return {
         site.name: site.name.removeprefix(f"{block.path}.")
@@ -142,31 +148,33 @@ def _sites_of(block: "_Block", anatomy: Anatomy, rounded: Rounded) -> dict[str, 
     }
 
 
-# ---- the chain of blocks -----------------------------------------------------------------------------------------
+# ---- one block ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """One block: stream (rows, tokens, width) in, stream out, its neurons in the order in which they run."""
+class SpikingBlock:
+    """A block and its neurons, in the order in which they run."""
 
-    name: str
-    path: str
-    module: nn.Module
-    rest: Call  # what it is called with beside the stream
+    block: Block
     neurons: tuple[Neuron, ...]
 
-    def run(self, stream: Tensor, weights: Mapping[str, Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """The stream after the block, and the current of every neuron; `weights` by their names inside the block."""
+    @classmethod
+    def of(cls, model: nn.Module, block: Block) -> "SpikingBlock":
+        """Raises StudyError where there are no neurons that we know."""
+        neurons = tuple(one for one in block.module.modules() if isinstance(one, Neuron))
+        if not neurons:
+            raise refused(model, f"{block.path} has no neurons of qslm.models.neurons")
+        return cls(block, neurons)
+
+    def run(self, call: Call, weights: Mapping[str, Tensor] | None = None) -> tuple[Call, list[Tensor]]:
+        """The call of the next block, and the current of every neuron; `weights` by their names inside the block."""
         currents: list[Tensor] = []
         hooks = [one.register_forward_pre_hook(lambda _, given: currents.append(given[0])) for one in self.neurons]
         try:
-            output = functional_call(
-                self.module, dict(weights or {}), (stream, *self.rest.arguments[1:]), self.rest.keywords
-            )
+            return self.block.run(call, weights), currents
         finally:
             for hook in hooks:
                 hook.remove()
-        return _stream_of(output), currents
 
     def fired(self, currents: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The potential and the spikes of every neuron under its current."""
@@ -178,75 +186,6 @@ class _Block:
         return found
 
 
-def _chain(model: nn.Module, anatomy: Anatomy, call: Call) -> list[_Block]:
-    """The attention blocks, each of which is called once with the stream that the one before gave.
-
-    Found by a call of the network. Raises StudyError where they make no chain, or one has no neurons that we know.
-    """
-    names = [name for name in anatomy.blocks if name not in (INPUT, OUTPUT)]
-    paths = [anatomy.path(name) or "" for name in names]
-    modules = [model.get_submodule(path) for path in paths]
-    seen: list[tuple[nn.Module, Call, Any]] = []
-
-    def look(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        seen.append((module, Call(arguments, keywords), output))
-
-    hooks = [module.register_forward_hook(look, with_kwargs=True) for module in modules]
-    try:
-        model(*call.arguments, **call.keywords)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    _check_chain(model, modules, paths, seen)
-    blocks = []
-    for name, path, (module, its_call, _) in zip(names, paths, seen, strict=True):
-        neurons = tuple(one for one in module.modules() if isinstance(one, Neuron))
-        if not neurons:
-            raise _refused(model, f"{path} has no neurons of qslm.models.neurons")
-        blocks.append(_Block(name, path, module, its_call, neurons))
-    return blocks
-
-
-def _first_stream(model: nn.Module, first: _Block, call: Call) -> Tensor:
-    """What the first block is given in a call of the network."""
-    given: list[Tensor] = []
-    hook = first.module.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
-    try:
-        model(*call.arguments, **call.keywords)
-    finally:
-        hook.remove()
-    return given[0]
-
-
-def _check_chain(
-    model: nn.Module, modules: Sequence[nn.Module], paths: Sequence[str], seen: Sequence[tuple[nn.Module, Call, Any]]
-) -> None:
-    """Raise StudyError unless every block was called once, in order, with the stream of the one before it alone."""
-    if not modules or "" in paths or [module for module, _, _ in seen] != list(modules):
-        raise _refused(model, "its attention blocks are not modules that are called one after the other")
-    before: Any = None
-    for path, (_, call, output) in zip(paths, seen, strict=True):
-        if len(call.tensors) != 1 or not call.arguments or not isinstance(call.arguments[0], Tensor):
-            raise _refused(model, f"{path} is called with more than one tensor")
-        if before is not None and not torch.equal(call.arguments[0], before):
-            raise _refused(model, f"{path} is called with something else than the block before it gives")
-        first = output[0] if isinstance(output, tuple) and output else output
-        if not isinstance(first, Tensor) or first.shape != call.arguments[0].shape:
-            raise _refused(model, f"{path} does not give a stream of the shape that it is given")
-        before = first
-
-
-def _refused(model: nn.Module, why: str) -> StudyError:
-    return StudyError(
-        f"{type(model).__name__} cannot be reconstructed block by block: {why}.", "Search without reconstruction."
-    )
-
-
-def _stream_of(output: Any) -> Tensor:
-    stream: Tensor = output[0] if isinstance(output, tuple) else output
-    return stream
-
-
 # ---- learning ----------------------------------------------------------------------------------------------------
 
 
@@ -256,21 +195,22 @@ class _BlockLearner:
     The block's own parameters are the float ones all the while.
     """
 
-    def __init__(self, block: _Block, streams: Sequence[Tensor], sites: Mapping[str, str]) -> None:
+    def __init__(self, block: SpikingBlock, streams: Sequence[Call], sites: Mapping[str, str]) -> None:
         self.block, self.streams, self.sites = block, streams, sites
+        self.name, self.module = block.block.name, block.block.module
 
     def learned(self, start: Rounded, progress: Progress) -> tuple[Rounded, Flips]:
         """`start` with the learned rounding of the block's sites, where fewer spikes flip with it."""
-        weights = {name: self.block.module.get_parameter(local) for name, local in self.sites.items()}
+        weights = {name: self.module.get_parameter(local) for name, local in self.sites.items()}
         learned = {name: LearnedRounding(weight, start[name]) for name, weight in weights.items()}
-        _descend(learned, len(self.streams), self._loss, progress, f"learning the rounding of {self.block.name}")
+        _descend(learned, len(self.streams), self._loss, progress, f"learning the rounding of {self.name}")
         rounded = start | {name: one.rounded(name) for name, one in learned.items()}
         for neuron, name in self.drivers():
             rounded[name] = self.corrected(rounded, neuron, name)
         before, after = self.flips(start), self.flips(rounded)
-        return (rounded if after < before else start), Flips(self.block.name, before, min(before, after))
+        return (rounded if after < before else start), Flips(self.name, before, min(before, after))
 
-    def after(self, rounded: Rounded) -> list[Tensor]:
+    def after(self, rounded: Rounded) -> list[Call]:
         """The streams behind the rounded block."""
         weights = self._weights(rounded)
         return [self.block.run(stream, weights)[0] for stream in self.streams]
@@ -307,7 +247,7 @@ class _BlockLearner:
         """
         currents = self.block.run(self.streams[0])[1]
         for name, local in self.sites.items():
-            weight = self.block.module.get_parameter(local)
+            weight = self.module.get_parameter(local)
             factors = 1.0 + torch.arange(len(weight)) % 2
             changed = self.block.run(self.streams[0], {local: weight * factors[:, None]})[1]
             for place, (one, other) in enumerate(zip(currents, changed, strict=True)):

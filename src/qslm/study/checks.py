@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
 from qslm.budget import Budget, spell_loss
+from qslm.calibration.text import calibration_split
 from qslm.data.overlap import SIZE, shared_ngrams
 from qslm.digest import update_digest
 from qslm.errors import BudgetError, StudyError
 from qslm.evaluation import Evaluator
-from qslm.evaluation.calibration import calibration_split
 from qslm.evaluation.evaluator import measure_losses
 from qslm.evaluation.prefix import tensors
 from qslm.formats import FLOAT32

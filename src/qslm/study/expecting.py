@@ -9,9 +9,9 @@ from torch import nn
 
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
+from qslm.calibration.text import calibration_split
 from qslm.errors import AllocationError, ArtifactError, LedgerError, StudyError
 from qslm.evaluation import Ledger
-from qslm.evaluation.calibration import calibration_split
 from qslm.evaluation.estimates import Estimate, estimate_costs
 from qslm.evaluation.inputs import StoredInputs, collect_inputs, write_inputs
 from qslm.formats import FLOAT32, Format, canonical_json

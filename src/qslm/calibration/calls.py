@@ -1,41 +1,13 @@
-"""What is looked at on calibration text: which split it is, what the network is called with, and who sees it."""
+"""What a network or a part of it is called with on calibration text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from qslm.anatomy import Anatomy
-from qslm.errors import QslmError
+from qslm.calibration.text import shuffled_batches
 from qslm.tasks.task import Task
-
-SEED = 0
-
-
-def calibration_split(task: Task) -> str:
-    """The split that costs are estimated on: "calibrate", or where the task has none "search"."""
-    try:
-        task.batches("calibrate")
-    except (QslmError, KeyError):
-        return "search"
-    return "calibrate"
-
-
-def shuffled_batches(task: Task) -> list[Any]:
-    """The batches of the calibration split in random order, always the same."""
-    batches = task.batches(calibration_split(task))
-    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(SEED)).tolist()
-    return [batches[index] for index in order]
-
-
-def linear_layers(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, nn.Linear]]:
-    """Every linear layer whose matrix is a site, with the site's name; layers that share a matrix share the name."""
-    for path, module in model.named_modules(remove_duplicate=False):
-        name = f"{path}.weight" if path else "weight"
-        if isinstance(module, nn.Linear) and name in anatomy:
-            yield anatomy[name].name, module
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +21,16 @@ class Call:
     def tensors(self) -> list[Tensor]:
         """The arguments that are tensors."""
         return [one for one in (*self.arguments, *self.keywords.values()) if isinstance(one, Tensor)]
+
+    @property
+    def stream(self) -> Tensor:
+        """The first argument, which is what a block changes."""
+        first: Tensor = self.arguments[0]
+        return first
+
+    def onward(self, stream: Tensor) -> "Call":
+        """The same call with another stream."""
+        return Call((stream, *self.arguments[1:]), self.keywords)
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -78,25 +60,30 @@ class Call:
 
 
 class _Called(Exception):  # noqa: N818 - it is no error: it ends a call whose arguments are all that is wanted
-    """The network was called."""
+    """The module was called."""
 
 
 def call_of(model: nn.Module, task: Task, batch: Any) -> Call:
     """What the task calls the network with for a batch; it is not run."""
+    return first_call(model, lambda: task.losses(model, batch)) or Call((), {})
+
+
+def first_call(module: nn.Module, run: Callable[[], object]) -> Call | None:
+    """What `run` calls a module with first; nothing of it is run from there on. None where it is not called."""
     seen: list[Call] = []
 
     def look(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         seen.append(Call(arguments, keywords))
         raise _Called
 
-    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    handle = module.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        task.losses(model, batch)
+        run()
     except _Called:
         pass
     finally:
         handle.remove()
-    return seen[0] if seen else Call((), {})
+    return seen[0] if seen else None
 
 
 def pieces(model: nn.Module, task: Task, tokens: int, most: int) -> Sequence[Call]:

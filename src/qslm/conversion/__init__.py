@@ -1,0 +1,1 @@
+"""SpikeQuant conversion of a language model, a block at a time."""
