@@ -54,3 +54,7 @@ class StudyError(QslmError):
 
 class TrainingError(QslmError):
     """A training cannot start or go on."""
+
+
+class SpikeError(QslmError):
+    """Activations or weights cannot be turned into spikes, or spikes are damaged."""
