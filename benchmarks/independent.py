@@ -38,6 +38,7 @@ from qslm.errors import DataError, QslmError
 from qslm.evaluation import Evaluation, Evaluator
 from qslm.evaluation.inputs import collect_inputs
 from qslm.formats import Format
+from qslm.models.causal import CausalLogits
 from qslm.tasks import LanguageModelling, Task, compare
 from qslm.units import MB
 
@@ -51,19 +52,6 @@ SEEDS = {"calibrate": 0, "report": 1}
 CONTEXT = 512  # tokens of a window of SmolLM2
 WINDOWS = {"stories260K": {"calibrate": 128, "report": 256}, "SmolLM2-135M": {"calibrate": 64, "report": 32}}
 QUICK = {"stories260K": {"calibrate": 64, "report": 64}, "SmolLM2-135M": {"calibrate": 16, "report": 6}}
-
-
-class Logits(nn.Module):
-    """A network of `transformers` as ours are: ids (windows, tokens) in, logits (windows, tokens, vocabulary) out."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """All logits, without keeping keys and values."""
-        logits: Tensor = self.network(input_ids=ids, use_cache=False).logits
-        return logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +73,7 @@ def stories(file: Path, quick: bool) -> Case:
         ids = written(network, count, torch.Generator().manual_seed(SEEDS[split]))
         windows[split] = {"ids": ids[:, :-1], "targets": ids[:, 1:]}
     task = DrawnWindows(windows, network.config.vocab_size, STORY_BATCH)
-    return Case(name, Logits(network), task, ("row", "g32"), METHODS)
+    return Case(name, CausalLogits(network), task, ("row", "g32"), METHODS)
 
 
 @torch.inference_mode()
@@ -116,7 +104,7 @@ def smollm2(file: Path, arguments: argparse.Namespace, progress: Listener) -> Ca
         source=str(corpus.source),
     )
     methods = tuple(method for method in METHODS if not (arguments.quick and method == "hqq"))
-    return Case(name, Logits(network), task, ("row", "g128"), methods)
+    return Case(name, CausalLogits(network), task, ("row", "g128"), methods)
 
 
 def measured(case: Case, progress: Listener) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""A layer of integer weights in the place of a linear one, and the form in which activations reach it.
+
+The same layer measures the network with rounded weights alone, SpikeQuant and its rivals: what differs is the form that
+its input takes. So they have the same weights, to the bit.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qslm.errors import SpikeError
+from qslm.formats.quantized import QuantizedTensor
+from qslm.spiking.encoding import Encoding, SpikeCounts, encode, stored_bytes
+from qslm.spiking.linear import SpikingLinear
+from qslm.spiking.saliency import THRESHOLD, StaticSaliency, activations, salient
+from qslm.spiking.trains import Cost, Windows
+
+
+@dataclass
+class Record:
+    """What went into one layer, counted while the network ran.
+
+    tokens: inputs of (in,); zeros, salient, massive: values among them; stored_bytes: of the inputs in the form in
+    which they are stored; cost: of their spike trains for one output neuron, where they are spikes.
+    """
+
+    tokens: int = 0
+    zeros: int = 0
+    salient: int = 0
+    massive: int = 0
+    stored_bytes: int = 0
+    cost: Cost = field(default_factory=lambda: Cost(0, 0, 0, 0))
+
+    def add(self, x: Tensor, stored_bytes: int) -> None:
+        """Count inputs (..., in) and the zeros among them."""
+        self.tokens += x.shape[:-1].numel()
+        self.zeros += int((x == 0).sum())
+        self.stored_bytes += stored_bytes
+
+
+class Activations(ABC):
+    """The form in which activations reach the weights of one layer, or of several that have the same input."""
+
+    name: str
+
+    @abstractmethod
+    def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
+        """The outputs (..., out) float32 of x (..., in), the bias included; what went in is added to the record."""
+
+
+class FloatActivations(Activations):
+    """As they are: what rounding the weights alone costs."""
+
+    name = "float"
+
+    def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
+        """x w^T + b."""
+        if layer.record is not None:
+            layer.record.add(x, x.nbytes)
+        return F.linear(x, layer.weight, layer.bias)
+
+
+FLOAT = FloatActivations()
+
+
+class SpikeActivations(Activations):
+    """Spike counts, and outputs from exact sums of integers (`SpikingLinear`).
+
+    A value is salient above the modified z-score `threshold` within its token, or as the static `saliency` says. The
+    record counts the trains of `windows`.
+    """
+
+    name = "spikes"
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        threshold: float = THRESHOLD,
+        saliency: StaticSaliency | None = None,
+        windows: Windows | None = None,
+    ) -> None:
+        self.encoding, self.threshold, self.saliency = encoding, threshold, saliency
+        self.windows = windows or Windows()
+        self._last: tuple[Tensor, SpikeCounts] | None = None
+
+    def counts(self, x: Tensor) -> SpikeCounts:
+        """The spike counts of x (..., in), by tokens; of the same tensor, which several layers read, they are kept."""
+        if self._last is None or self._last[0] is not x:
+            rows = activations(x)
+            mask = salient(rows, self.threshold) if self.saliency is None else self.saliency.mask(rows)
+            self._last = x, encode(rows, self.encoding, mask)
+        return self._last[1]
+
+    def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
+        """V s_n s_i + b, where V is an exact sum of integers. Raises SpikeError on NaN and infinities."""
+        counts = self.counts(x)
+        if layer.record is not None:
+            layer.record.add(counts.counts, stored_bytes(counts))
+            layer.record.salient += int(counts.salient.sum())
+            layer.record.massive += int(counts.massive.sum())
+            layer.record.cost += self.windows.cost(counts)
+        return layer.neurons.outputs(counts).unflatten(0, x.shape[:-1])
+
+
+class RoundedLayer(nn.Module):
+    """Integer weights (out, in) with a scale a row, and the form of its activations, which may be changed.
+
+    Raises SpikeError for weights that are not integers with one scale a row, and no zero points beyond int8.
+    """
+
+    def __init__(self, rounded: QuantizedTensor, bias: Tensor | None, activations: Activations) -> None:
+        super().__init__()
+        if rounded.codes is None or rounded.scales is None or rounded.scales.shape != (len(rounded.codes), 1):
+            raise SpikeError(
+                f"Weights in {rounded.format} have not one scale a row, which a threshold needs.",
+                "Round them into symmetric integers by rows: int4-sym-row.",
+            )
+        zeros = 0 if rounded.zeros is None else rounded.zeros.short()
+        integers = rounded.codes.short() - zeros
+        if int(integers.abs().max()) > 127:
+            raise SpikeError(f"Weights in {rounded.format} are beyond int8.", "Give symmetric integers of 2 to 8 bits.")
+        self.rounded, self.activations = rounded, activations
+        self.record: Record | None = None
+        self.neurons = SpikingLinear(integers.to(torch.int8), rounded.scales[:, 0].float(), bias=bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights as numbers, float32 (out, in), made anew each time."""
+        return self.neurons.codes * self.neurons.scales[:, None]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Float32 (out,), or None."""
+        return self.neurons.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out)."""
+        return self.activations.outputs(x, self)
+
+    def extra_repr(self) -> str:
+        """Shape, format and form, for print(model)."""
+        out, width = self.neurons.codes.shape
+        return f"{width}, {out}, {self.rounded.format}, {self.activations.name}"
