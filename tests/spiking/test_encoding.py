@@ -82,6 +82,17 @@ def test_a_worked_token():
     assert encode(x, Encoding(), mask | (x > 510), 1.0).exponents.item() == 3  # 510.1 / 4 rounds to 128
 
 
+@pytest.mark.parametrize(
+    ("steps", "count", "exponent"),
+    [(127.25, 127, 0), (127.5, 64, 1), (254.75, 127, 1), (255.0, 64, 2), (2.0**30, 64, 24)],
+)
+def test_half_a_step_beyond_a_grid_needs_the_next(steps, count, exponent):
+    """127.5 rounds to 128, which is even: more than 8 bits hold."""
+    found = encode(torch.tensor([[steps]]), Encoding(), torch.tensor([[True]]), 1.0)
+    assert (found.counts.item(), found.exponents.item()) == (count, exponent)
+    assert found.massive.item() == (exponent > 0)
+
+
 def test_steps():
     encoding = Encoding(clip=0.9)
     x = torch.tensor([[1.0, -3.5, 40.0], [0.0, 0.0, 0.0], [0.0, 0.0, 40.0]])

@@ -27,6 +27,7 @@ from qslm.spiking import (
     thresholds,
 )
 from qslm.spiking import linear as module
+from qslm.spiking.linear import fixed_point
 
 codes = st.sampled_from([RATE, THERMOMETER, BIT_PLANES, FIRST_SPIKE])
 seeds = st.integers(0, 2**32)
@@ -198,6 +199,11 @@ def test_spike_counts_are_the_requantized_output(bias):
     assert (error <= step * 0.5 + outputs.abs() * relative + step * relative).all()
     rounded = torch.round(outputs / step)
     assert (fired == rounded).double().mean() > 0.999
+
+
+def test_fixed_point_rounds_half_away_from_zero():
+    units = torch.tensor([2.5, -2.5, 0.4, -0.4, 0.5, -0.5, -3.0, 1.6, -1.6], dtype=torch.float64)
+    assert fixed_point(units / (1 << FRACTION), "It").tolist() == [3, -3, 0, 0, 1, -1, -3, 2, -2]
 
 
 def test_thresholds_hold_the_scales():

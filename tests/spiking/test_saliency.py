@@ -210,6 +210,15 @@ def test_a_monitor_waits_for_a_full_window():
     assert monitor.recalibrations == 1
 
 
+def test_the_standard_error_knows_both_samples():
+    monitor = Monitor(StaticSaliency(0, 1, ratio=0.02, spread=0.03, tokens=100), window=25)
+    monitor.mask(torch.ones(3, 50))
+    assert monitor.standard_error == pytest.approx(0.03 * (1 / 25 + 1 / 100) ** 0.5)
+    even = Monitor(StaticSaliency(0, 1, tokens=100), window=25)  # all calibration tokens alike: one value of a token
+    even.mask(torch.ones(3, 50))
+    assert even.standard_error == pytest.approx(1 / 50 * (1 / 25 + 1 / 100) ** 0.5)
+
+
 def test_spread_is_between_tokens_and_not_binomial():
     """Tokens with many salient values and tokens with none: the same ratio, a far larger standard error."""
     x = heavy_tailed(400, 100)

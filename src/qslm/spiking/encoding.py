@@ -8,7 +8,8 @@ the three populations below, are derived. With Q = 2^(bits - 1) - 1, S = 2^(sali
     massive    q = round(x / (s 2^e)), |q| <= S      salient beyond S steps: a grid shifted by e, one e a token, the
                                                      least that holds the largest of them; such a count stands for q 2^e
 
-So nothing salient is ever clipped, and the step is the only scale of a token. round() goes to even in a tie.
+So nothing salient is ever clipped, and the step is the only scale of a token. The quotient is that of float32, and
+round() goes to even in a tie.
 """
 
 from collections.abc import Iterable, Mapping

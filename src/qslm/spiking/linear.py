@@ -160,15 +160,16 @@ class SpikingLinear:
     def values(self, potentials: Tensor, step: Tensor) -> Tensor:
         """The output as numbers, y = V s_n s_i + b: int64 (tokens, out), step float32 (tokens, 1) -> float32.
 
-        This is the rescaling that the threshold saves; it is left where a float operation comes next.
+        This is the rescaling that the threshold saves; it is left where a float operation comes next. In float32, each
+        step rounded: V, times s_n, times s_i, plus b_i.
         """
         scaled = potentials.float().mul_(step).mul_(self.scales)
         return scaled if self.bias is None else scaled.add_(self.bias)
 
     def offsets(self, step: Tensor) -> Tensor | None:
-        """The bias as a charge of the membrane, b_i / (s_i s_n) in fixed point: int64 (tokens, out), or None.
+        """The bias as a charge of the membrane, in fixed point: int64 (tokens, out), or None.
 
-        Raises SpikeError as `thresholds` does.
+        (b_i / s_i) / s_n in float64. Raises SpikeError as `thresholds` does.
         """
         if self.bias is None:
             return None
@@ -181,8 +182,8 @@ def thresholds(scales: Tensor, step: Tensor, next_step: Tensor | float) -> Tenso
 
     scales: s_i float32 (out,); step: s_n float32 (tokens, 1); next_step: s' as a number, the static one, or float32
     (tokens, 1), as found in a second pass by `normal_step` of `SpikingLinear.values`. It is one quotient a token and
-    one a row, and their product. Raises SpikeError when a threshold is not within 0 to 2^44, and for steps of
-    other shapes as `encoding.checked_step` does.
+    one a row, and their product, (s' / s_n) * (1 / s_i), in float64.
+    Raises SpikeError when a threshold is not within 0 to 2^44, and for steps as `encoding.checked_step` does.
     """
     by_token = checked_step(next_step, step).double() / checked_step(step, step).double()
     exact = by_token * (1 / scales.double())
