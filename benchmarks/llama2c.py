@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import Prepend
 from torch import Tensor
 
 from qslm.errors import CheckpointError
@@ -21,6 +24,8 @@ from qslm.errors import CheckpointError
 FIELDS = struct.Struct("<7i")
 NORM_EPSILON, ROTARY_BASE = 1e-5, 10000.0  # the format does not say; run.c has them in its code
 ANOTHER = "Give the complete file of a float32 model in llama2.c's first format, such as stories260K.bin."
+PIECE = struct.Struct("<fi")
+ANOTHER_TOKENIZER = "Give the tokenizer of llama2.c that belongs to the model, such as tok512.bin."
 OF_LAYERS = {  # llama2.c's stacked tensors, and the layer of transformers that gets one of them each
     "rms_att": "input_layernorm",
     "wq": "self_attn.q_proj",
@@ -170,3 +175,37 @@ def _halves(weight: Tensor, heads: int) -> Tensor:
     """
     layers, rows, columns = weight.shape
     return weight.view(layers, heads, -1, 2, columns).transpose(2, 3).reshape(layers, rows, columns)
+
+
+def load_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
+    """The tokenizer of a file of llama2.c: pieces with scores, of which the best pair is merged first.
+
+    The file is an int32, then a float32 score, an int32 length and the bytes of every piece. As in `run.c` a text
+    begins with a space, and a character without a piece becomes its bytes. Raises CheckpointError where the file is
+    something else, or has other than `vocabulary` pieces.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.", ANOTHER_TOKENIZER) from error
+    pieces, place = [], 4
+    while place < len(raw):
+        if place + PIECE.size > len(raw):
+            break
+        score, length = PIECE.unpack_from(raw, place)
+        place += PIECE.size + length
+        if length < 1 or place > len(raw):
+            break
+        pieces.append((score, raw[place - length : place].decode(errors="replace")))
+    if place != len(raw) or len(pieces) != vocabulary:
+        raise CheckpointError(f"{path} does not hold the {vocabulary} pieces of a tokenizer.", ANOTHER_TOKENIZER)
+    ids = {piece: number for number, (_, piece) in enumerate(pieces)}
+    pairs = sorted(
+        (-score, number, (piece[:cut], piece[cut:]))
+        for number, (score, piece) in enumerate(pieces)
+        for cut in range(1, len(piece))
+        if piece[:cut] in ids and piece[cut:] in ids
+    )
+    found = Tokenizer(BPE(vocab=ids, merges=[pair for _, _, pair in pairs], unk_token="<unk>", byte_fallback=True))
+    found.normalizer = Prepend(" ")
+    return found

@@ -16,12 +16,13 @@ def logits(network, ids):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_logits_stay(kind, tied):
+@pytest.mark.parametrize(("tied", "online"), [(True, False), (False, True)])
+def test_the_logits_stay(kind, tied, online):
     network, ids = tiny(kind, tied=tied), torch.arange(40).reshape(2, 20)
     before, size = logits(network, ids), network.lm_head.weight.nbytes
-    found = rotate(network)
+    found = rotate(network, online=online)
     torch.testing.assert_close(logits(network, ids), before, atol=1e-5, rtol=0)
+    assert str(found.inner) == ("hadamard 40" if online else "None")
     assert found.untied_bytes == (size if tied else 0)
     assert network.lm_head.weight is not network.model.embed_tokens.weight
     assert (str(found.stream), str(found.heads)) == ("hadamard 24", "hadamard 4")

@@ -44,6 +44,11 @@ class Llama:
         return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
     @property
+    def inner_width(self) -> int:
+        """Of the product inside a feed-forward layer."""
+        return self.network.config.intermediate_size
+
+    @property
     def embedding(self) -> nn.Embedding:
         """Ids to the stream."""
         return self.network.model.embed_tokens

@@ -3,6 +3,9 @@
 The stream x becomes x R: norms that scale single channels are folded into the matrices behind them first, which leaves
 RMSNorm without weights, and that commutes with R. The values v of every head become v H; what attention mixes of them
 is mixed alike. QuaRot's R1 and R2 (Ashkboos et al., NeurIPS 2024). The stream's rotation unties a tied head.
+
+What a feed-forward layer multiplies last comes out of a product, through which no rotation goes: it can be turned only
+online, by additions while the network runs (`online`).
 """
 
 from dataclasses import dataclass
@@ -18,17 +21,33 @@ from qslm.conversion.llama import Llama
 class Rotated:
     """What was folded: the rotations of the stream and of every head, and the bytes that an untied head costs.
 
-    untied_bytes: in float32; 0 where the head was a matrix of its own.
+    untied_bytes: in float32; 0 where the head was a matrix of its own. inner: the rotation of the feed-forward layers'
+    products, where it is applied online.
     """
 
     stream: Rotation
     heads: Rotation
     untied_bytes: int
+    inner: Rotation | None
+
+
+class Turn(nn.Module):
+    """Applies a rotation online, to x (..., width)."""
+
+    def __init__(self, rotation: Rotation) -> None:
+        super().__init__()
+        self.rotation = rotation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x R."""
+        return self.rotation.apply(x)
 
 
 @torch.no_grad()
-def rotate(network: nn.Module) -> Rotated:
-    """Fold the rotations into the weights of a network, in double precision. Raises CheckpointError (`Llama.of`)."""
+def rotate(network: nn.Module, *, online: bool = False) -> Rotated:
+    """Fold the rotations into the weights of a network, in double precision; `online` also puts a `Turn` in front of
+    the matrix behind every feed-forward product. Raises CheckpointError (`Llama.of`).
+    """
     llama = Llama.of(network)
     stream, heads = Rotation.of(llama.width), Rotation.of(llama.head_width)
     untied = _untie(llama)
@@ -44,7 +63,13 @@ def rotate(network: nn.Module) -> Rotated:
         _turn_outputs(values, heads)
         split = reader.weight.double().unflatten(1, (-1, heads.width))
         _put(reader.weight, heads.apply(split).flatten(1))
-    return Rotated(stream, heads, untied)
+    inner = Rotation.of(llama.inner_width) if online else None
+    if inner is not None:
+        for block in llama.blocks:
+            down = block.mlp.down_proj
+            _put(down.weight, inner.apply(down.weight.double()))
+            block.mlp.down_proj = nn.Sequential(Turn(inner), down)
+    return Rotated(stream, heads, untied, inner)
 
 
 def _untie(llama: Llama) -> int:
