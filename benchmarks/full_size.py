@@ -39,8 +39,11 @@ def draw_windows(checkpoint: Path, windows: Path, counts: dict[str, int]) -> dic
     from drawn import draw
 
     from qslm.loading.checkpoint import load_model
+    from qslm.models.spikegpt import SpikeGPT
 
-    drawn, rates = draw(load_model(checkpoint), {**counts, "calibrate": CALIBRATE}, CONTEXT)
+    model = load_model(checkpoint)
+    assert isinstance(model, SpikeGPT)
+    drawn, rates = draw(model, {**counts, "calibrate": CALIBRATE}, CONTEXT)
     torch.save(drawn, windows)
     return {"firing_rates": rates}
 

@@ -88,7 +88,7 @@ def read(stage: str, path: Path) -> dict[str, Any]:
         corpus = TextCorpus(text, text, text, Source("made-up text", "this benchmark"))
         setattr(qslm.loading.checkpoint, "load_wikitext2", lambda *_: corpus)  # noqa: B010 - it is not of its public names
         model = qslm.loading.checkpoint.load_checkpoint(path).model
-        return {"binary_embedding": model.config.binary_embedding}
+        return {"binary_embedding": model.config.to_dict()["binary_embedding"]}
     model = qslm.loading.checkpoint.load_model(path)
     if stage == "inspect":
         anatomy = find_anatomy(model)

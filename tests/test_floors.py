@@ -20,7 +20,7 @@ FLOORS = {
     "quantizers": 4, "artifact": 4, "search": 4, "calibration": 4,
     "evaluation": 5, "runtime": 5, "training": 5, "conversion": 5, "energy": 5, "loading": 5,
     "inspection": 5,
-    "study": 6,
+    "study": 6, "spike": 6,
     "report": 7,
     "cli": 8,
     DOOR: 9, "__main__": 10,

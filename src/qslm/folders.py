@@ -16,6 +16,7 @@ MODEL, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json" 
 ENTRY = "qslm"  # our key in config.json, and in the metadata of the model file
 STATE, RECORD, CURVE = "training.pt", "training.json", "loss.png"  # of a training
 STUDY, LEDGER, ARTIFACT = "study.json", "ledger.sqlite", "artifact"  # of a run folder
+GGUF = ".gguf"  # weights that transformers opens
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # of weights
 LARGEST_JSON = 1 << 28  # bytes
 

@@ -19,7 +19,7 @@ from qslm.anatomy.find import find_anatomy
 from qslm.errors import ArtifactError, CheckpointError
 from qslm.formats import Format
 from qslm.loading.checkpoint import load_model
-from qslm.loading.outline import Outline, read_outline
+from qslm.loading.outline import anatomy_of, read_outline
 from qslm.models.checkpoint import make_skeleton, shapes_of
 from qslm.models.config import SpikeGPTConfig, tensor_shapes
 from qslm.models.shapes import read_shapes
@@ -41,7 +41,7 @@ SIZES = st.integers(1, 40)
 )
 def test_the_outline_is_the_anatomy_of_the_network(config):
     network = make_skeleton(config)
-    assert Outline(config, 0).anatomy == find_anatomy(network)
+    assert anatomy_of(config) == find_anatomy(network)
     assert list(tensor_shapes(config).items()) == list(shapes_of(network.state_dict()).items())
 
 
@@ -88,7 +88,7 @@ def test_other_networks_are_refused(tmp_path):
 @pytest.mark.parametrize("choice", ["TRUE", True, "False", False])
 def test_an_embedding_is_told_in_any_case(tmp_path, choice):
     save_file(random_spikegpt().state_dict(), tmp_path / "model.safetensors")
-    told = read_outline(tmp_path, choice).config.binary_embedding
+    told = read_outline(tmp_path, choice).anatomy.sites[0].binarized
     assert (
         told == (str(choice).lower() == "true") == load_model(tmp_path, binary_embedding=choice).config.binary_embedding
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qslm.cli import data, demo, eval, generate, inspect, search, select, sensitivity, status, train, verify
+from qslm.cli import data, demo, eval, generate, inspect, search, select, sensitivity, spike, status, train, verify
 from qslm.cli.failures import BAD_INPUT, explain
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": eval.evaluate,
     "verify": verify.verify,
     "generate": generate.generate,
+    "spike": spike.spike,
     "data": data.data,
 }
 

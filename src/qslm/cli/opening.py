@@ -65,4 +65,4 @@ def _check_tokenizer(checkpoint: str, tokenizer: Path) -> None:
     from qslm.loading.outline import read_outline
 
     largest = max(load_tokenizer(tokenizer).get_vocab().values(), default=0)
-    check_vocabulary(largest, read_outline(checkpoint).config.vocabulary_size)
+    check_vocabulary(largest, read_outline(checkpoint).vocabulary_size)

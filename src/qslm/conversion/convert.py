@@ -42,9 +42,13 @@ Form = Callable[[Seen], Activations]
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted network: its layers by path, and the forms of their activations by the name of the form."""
+    """A converted network: its layers by path, and the forms of their activations by the name of the form.
+
+    quantizer: that rounded the weights.
+    """
 
     model: nn.Module
+    quantizer: str
     layers: dict[str, RoundedLayer] = field(default_factory=dict)
     forms: dict[str, dict[str, Activations]] = field(default_factory=dict)
 
@@ -77,7 +81,7 @@ def convert(
     if not calls:
         raise TaskError(f"The calibration text of {task.name} is empty.", "Give more text.")
     blocks = chain(model, anatomy, calls[0])
-    found = Conversion(model, forms={name: {} for name in forms})
+    found = Conversion(model, quantizer, forms={name: {} for name in forms})
     stream = list(streams(model, blocks[0], calls))
     for block in progress.track(blocks, len(blocks), "converting the blocks"):
         linear = _linear_layers(block)

@@ -10,6 +10,7 @@ from typing import Any
 from qslm import folders, packed
 from qslm.errors import CheckpointError
 from qslm.folders import SUFFIXES
+from qslm.models.config import TRANSFORMERS
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -23,9 +24,10 @@ class Found:
     """The weights that a source stands for, and what config.json beside them says where it is ours."""
 
     path: Path  # what was named
-    weights: Path
+    weights: Path  # a folder where transformers opens it
     config: dict[str, Any]
     packed: bool
+    causal: bool = False  # whether it is a network of transformers, not a SpikeGPT
 
 
 def find(source: str | Path, binary_embedding: str | bool = "auto") -> Found:
@@ -41,19 +43,34 @@ def find(source: str | Path, binary_embedding: str | bool = "auto") -> Found:
     path = locate(source)
     folder = packed.folder_of(path)
     if folders.is_packed(folder):
-        return Found(path, folder / folders.MODEL, _packed_config(folder, choice), packed=True)
+        config = _packed_config(folder, choice)
+        causal = config["architecture"] == TRANSFORMERS
+        return Found(path, folder / folders.MODEL, config, packed=True, causal=causal)
+    if _is_causal(path):
+        return Found(path, path, {}, packed=False, causal=True)
     weights = _weight_file(path)
     config = _read_config(weights.with_name(folders.CONFIG))
     told = {} if choice == "auto" else {"binary_embedding": choice == "true"}
     return Found(path, weights, {**config, **told}, packed=False)
 
 
+def _is_causal(path: Path) -> bool:
+    """Whether transformers opens it: a GGUF file, or a folder whose config.json names a model type."""
+    if path.is_file():
+        return path.suffix == folders.GGUF
+    config = _json(path / folders.CONFIG)
+    return "model_type" in config and "architecture" not in config
+
+
 def _packed_config(folder: Path, choice: str) -> dict[str, Any]:
-    """The config of a packed SpikeGPT. Raises CheckpointError where another network, or another form, was packed."""
+    """The config of a packed network that is known. Raises CheckpointError where another one, or form, was packed."""
     config, _ = packed.read_config(folder)
-    if (architecture := config.get("architecture")) != "spikegpt":
+    architecture = config.get("architecture")
+    if architecture == TRANSFORMERS:
+        return config
+    if architecture != "spikegpt":
         raise CheckpointError(
-            f"{folder} is a packed model of another network, {str(architecture)[:80]}, and only a SpikeGPT is built.",
+            f"{folder} is a packed model of another network, {str(architecture)[:80]}, which is not known here.",
             f"Read its weights in Python: qslm.artifact.read({str(folder)!r}).state_dict(), for your own network.",
         )
     packed_as = str(config.get("binary_embedding", True)).lower()
@@ -109,13 +126,19 @@ def _weight_file(path: Path) -> Path:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Return `config.json` when it is ours, else nothing; other programs put theirs beside the weights as well."""
+    config = _json(path)
+    return config if config.get("architecture") == "spikegpt" else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file; nothing where there is no file, or it holds something else. Raises CheckpointError."""
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}.", "Repair or remove it.") from error
-    return config if isinstance(config, dict) and config.get("architecture") == "spikegpt" else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _or_shipped(*others: str) -> str:

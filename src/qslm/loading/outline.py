@@ -1,6 +1,7 @@
 """What a checkpoint's network looks like, from names and shapes alone, without loading PyTorch.
 
-But for `.pth` files that are no archives, or hold more than tensors: what is in them only PyTorch tells.
+But for `.pth` files that are no archives, or hold more than tensors: what is in them only PyTorch tells; and for
+networks of transformers, which are made without weights.
 """
 
 from dataclasses import dataclass
@@ -15,15 +16,11 @@ from qslm.models.shapes import read_shapes
 
 @dataclass(frozen=True)
 class Outline:
-    """The sizes of a SpikeGPT, and the bytes of the file that it is in."""
+    """What `anatomy.find.find_anatomy` finds in a network, the ids that it knows, and the bytes of its file."""
 
-    config: SpikeGPTConfig
+    anatomy: Anatomy
+    vocabulary_size: int
     file_bytes: int
-
-    @property
-    def anatomy(self) -> Anatomy:
-        """What `anatomy.find.find_anatomy` finds in the network."""
-        return Anatomy(tuple(_site(name, shape, self.config) for name, shape in tensor_shapes(self.config).items()))
 
 
 def read_outline(source: str | Path, binary_embedding: str = "auto") -> Outline:
@@ -33,8 +30,17 @@ def read_outline(source: str | Path, binary_embedding: str = "auto") -> Outline:
     CheckpointError, or ArtifactError for a packed model.
     """
     found = find(source, binary_embedding)
+    if found.causal:
+        from qslm.loading.causal import outline_causal
+
+        return Outline(*outline_causal(found))
     config = infer_config(_shapes(found), found.config, str(found.weights))
-    return Outline(config, found.weights.stat().st_size)
+    return Outline(anatomy_of(config), config.vocabulary_size, found.weights.stat().st_size)
+
+
+def anatomy_of(config: SpikeGPTConfig) -> Anatomy:
+    """What `anatomy.find.find_anatomy` finds in a SpikeGPT."""
+    return Anatomy(tuple(_site(name, shape, config) for name, shape in tensor_shapes(config).items()))
 
 
 def _shapes(found: Found) -> Shapes:

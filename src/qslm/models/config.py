@@ -12,6 +12,8 @@ from qslm.errors import CheckpointError
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
+TRANSFORMERS = "transformers"  # the architecture, in our config.json, of networks that this package builds
+
 _BLOCK_KEY = re.compile(r"blocks\.(\d+)\.")
 
 

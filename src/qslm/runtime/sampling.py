@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, encode, load_tokenizer
 from qslm.errors import TaskError
-from qslm.models.spikegpt import LayerState, SpikeGPT
+from qslm.models.causal import CausalLogits
+from qslm.models.spikegpt import SpikeGPT
 
 
 def generate(
-    model: SpikeGPT,
+    model: SpikeGPT | CausalLogits,
     tokenizer: Tokenizer | Path | str,
     prompt: str,
     *,
@@ -33,7 +35,13 @@ def generate(
 
 
 def stream(
-    model: SpikeGPT, tokenizer: Tokenizer, prompt: str, tokens: int, temperature: float, top_p: float, seed: int
+    model: SpikeGPT | CausalLogits,
+    tokenizer: Tokenizer,
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
 ) -> Iterator[int]:
     """The ids that follow `prompt`, until the end-of-text token or `tokens` of them."""
     _check(model, tokens, temperature, top_p)
@@ -43,7 +51,7 @@ def stream(
     if len(ids) == 0:
         ids = torch.tensor([end if end is not None else 0])
     check_vocabulary(int(ids.max()), model.config.vocabulary_size)
-    logits, state = _advance(model, ids, model.initial_state(1))
+    logits, state = _advance(model, ids, None)
     for _ in range(tokens):
         token = sample(logits.cpu(), temperature, top_p, generator)
         if token == end:
@@ -53,9 +61,11 @@ def stream(
 
 
 @torch.inference_mode()  # here and not around the loop: at a yield it would reach into the caller's code
-def _advance(model: SpikeGPT, ids: Tensor, state: list[LayerState]) -> tuple[Tensor, list[LayerState]]:
-    """The logits (vocabulary,) of the last of ids (tokens,) alone, and the state after it."""
-    x, state = model.hidden(ids[None].to(model.ln_out.weight.device), state, None)
+def _advance(model: SpikeGPT | CausalLogits, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """The logits (vocabulary,) of the last of ids (tokens,) alone, and the state after it; None before the first."""
+    if isinstance(model, CausalLogits):
+        return model.advance(ids, state)
+    x, state = model.hidden(ids[None].to(model.ln_out.weight.device), state or model.initial_state(1), None)
     return model.head(x[:, -1:])[0, 0], state
 
 
@@ -71,7 +81,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
 
 
-def _check(model: SpikeGPT, tokens: int, temperature: float, top_p: float) -> None:
+def _check(model: SpikeGPT | CausalLogits, tokens: int, temperature: float, top_p: float) -> None:
     if model.config.classes is not None:
         raise TaskError("A classifier does not generate text.", "Load a language model.")
     if tokens < 0 or not 0 <= temperature < float("inf") or not 0 < top_p <= 1:

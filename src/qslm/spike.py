@@ -1,0 +1,201 @@
+"""From a checkpoint to a packed spiking model: measure, convert, measure again, pack."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qslm import folders
+from qslm.anatomy.find import find_anatomy
+from qslm.conversion.convert import Conversion, Seen, convert
+from qslm.conversion.packing import write_spiking
+from qslm.conversion.rotate import rotate
+from qslm.errors import ArtifactError, CheckpointError, FormatError, SpikeError
+from qslm.evaluation import Evaluation, evaluate
+from qslm.formats import Format
+from qslm.loading.checkpoint import Checkpoint
+from qslm.models.causal import CausalLogits
+from qslm.progress import SILENT, Progress
+from qslm.quantizers import QUANTIZERS, SCALING
+from qslm.spiking import Encoding, threshold_for
+from qslm.spiking.layer import FloatActivations, Record, RoundedLayer, SpikeActivations
+from qslm.tasks.statistics import Comparison, Kind, compare
+from qslm.tasks.task import Task
+
+ENCODING = Encoding(clip=0.9)
+FLOAT, SPIKES = "float", "spikes"
+SPLIT = "search"
+
+
+@dataclass(frozen=True)
+class SpikeOptions:
+    """How a network is converted.
+
+    ratio: the share of salient values that the threshold of every input is calibrated to; None takes `threshold`, a
+    modified z-score, for all. weights: bits, symmetric, one scale a row. All defaults are derived: 6.25 % is Atom's
+    share of outliers. Raises FormatError or SpikeError where there is no such conversion.
+    """
+
+    encoding: Encoding = ENCODING
+    ratio: float | None = 0.0625
+    threshold: float = 3.5
+    weights: int = 4
+    quantizer: str = "gptq"
+    rotate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and not 0 < self.ratio < 0.5:
+            raise SpikeError(f"A ratio of {self.ratio} of salient values is none.", "Give a share such as 6.25%.")
+        if not 0 < self.threshold < float("inf"):
+            raise SpikeError(f"A threshold of {self.threshold} is no modified z-score.", "Give one such as 3.5.")
+        if not 2 <= self.weights <= 8:
+            raise FormatError(f"Weights of {self.weights} bits do not fit into int8.", "Give 2 to 8.")
+        if self.quantizer not in QUANTIZERS or self.quantizer in SCALING:
+            names = ", ".join(name for name in QUANTIZERS if name not in SCALING)
+            raise FormatError(
+                f"{self.quantizer[:64]!r} rounds no weights of spiking layers.", f"Choose one of: {names}."
+            )
+
+    @property
+    def format(self) -> Format:
+        """Of the weights."""
+        return Format.parse(f"int{self.weights}-sym-row")
+
+    def form(self, seen: Seen) -> SpikeActivations:
+        """The spike counts of one input."""
+        threshold = self.threshold if self.ratio is None else threshold_for([seen.samples], self.ratio)
+        return SpikeActivations(self.encoding, threshold)
+
+
+DEFAULTS = SpikeOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class Spiked:
+    """What a conversion gave, measured on the search split: the float network, rounded weights alone, and spikes.
+
+    step: what the spikes cost beside the rounded weights, and loss: what all costs beside the float network, in the
+    unit of `kind`, with paired 95 % intervals. layers: of every layer the values that reached it, the shares of salient
+    ones and of zeros, and the bits of a stored one.
+    """
+
+    float32: Evaluation
+    rounded: Evaluation
+    spikes: Evaluation
+    kind: Kind
+    loss: Comparison
+    step: Comparison
+    layers: Mapping[str, Mapping[str, float]]
+    rotation: str | None
+    bytes: int
+    sha256: str
+
+    @property
+    def salient_ratio(self) -> float:
+        """Of all inputs, each layer weighing as its inputs have values."""
+        return self._mean("salient_ratio")
+
+    @property
+    def activation_bits(self) -> float:
+        """Of a stored value, lists, steps and exponents included."""
+        return self._mean("activation_bits")
+
+    def _mean(self, name: str) -> float:
+        values = sum(one["values"] for one in self.layers.values())
+        return sum(one[name] * one["values"] for one in self.layers.values()) / values
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines."""
+
+        def ends(found: Comparison) -> dict[str, float]:
+            return {"loss": found.loss, "low": found.low, "high": found.high}
+
+        return {
+            "split": SPLIT,
+            "samples": len(self.spikes.losses.values),
+            "metric": self.spikes.metric,
+            "kind": self.kind,
+            "float32": self.float32.value,
+            "rounded": self.rounded.value,
+            "spikes": self.spikes.value,
+            "loss": ends(self.loss),
+            "step": ends(self.step),
+            "salient_ratio": self.salient_ratio,
+            "activation_bits": self.activation_bits,
+            "outputs_as_counts": 0.0,
+            "layers": {path: dict(one) for path, one in self.layers.items()},
+            "rotation": self.rotation,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+        }
+
+
+def spike(
+    checkpoint: Checkpoint,
+    task: Task,
+    output: Path | str,
+    options: SpikeOptions = DEFAULTS,
+    progress: Progress = SILENT,
+) -> Spiked:
+    """Convert a checkpoint's network in place, and pack it into a folder that `load_checkpoint` opens.
+
+    It is calibrated on the calibration split of the task and measured on its search split. Raises ArtifactError where
+    the folder is not to be written, CheckpointError where the network is not to be rotated, or is spiking already, and
+    what `convert` raises.
+    """
+    folder, model = folders.check(output, "packing", ArtifactError), checkpoint.model
+    if any(isinstance(one, RoundedLayer) for one in model.modules()):
+        raise CheckpointError(f"{checkpoint.name} is spiking already.", "Give the network that it was made of.")
+    float32 = evaluate(model, task, SPLIT, progress)
+    rotation = None
+    if options.rotate:
+        if not isinstance(model, CausalLogits):
+            raise CheckpointError(
+                f"No rotation folds into a {type(model).__name__}: LIF neurons and time mixing take single channels.",
+                "Convert it without --rotate.",
+            )
+        rotated = rotate(model.network)
+        rotation = (
+            f"{rotated.stream}, heads {rotated.heads}; the untied head adds {rotated.untied_bytes:,} B in float32"
+        )
+    config, forms = checkpoint.config, {FLOAT: _float, SPIKES: options.form}
+    anatomy = find_anatomy(model)
+    found = convert(model, anatomy, task, forms, weights=options.format, quantizer=options.quantizer, progress=progress)
+    rounded = evaluate(model, task, SPLIT, progress)
+    found.use(SPIKES)
+    for layer in found.layers.values():
+        layer.record = Record()
+    spikes = evaluate(model, task, SPLIT, progress)
+    words = None if checkpoint.tokenizer is None else checkpoint.tokenizer.to_str()
+    packed = write_spiking(folder, found, anatomy, config, tokenizer_json=words)
+    kind: Kind = "points" if task.higher_is_better else "relative"
+    return Spiked(
+        float32,
+        rounded,
+        spikes,
+        kind,
+        compare(task, spikes.losses, float32.losses, kind),
+        compare(task, spikes.losses, rounded.losses, kind),
+        _layers(found),
+        rotation,
+        packed.file_bytes,
+        packed.sha256,
+    )
+
+
+def _float(seen: Seen) -> FloatActivations:
+    return FloatActivations()
+
+
+def _layers(found: Conversion) -> dict[str, dict[str, float]]:
+    told = {}
+    for path, layer in found.layers.items():
+        assert layer.record is not None
+        values = layer.record.tokens * layer.neurons.codes.shape[1]
+        told[path] = {
+            "values": values,
+            "salient_ratio": layer.record.salient / values,
+            "zero_ratio": layer.record.zeros / values,
+            "activation_bits": 8 * layer.record.stored_bytes / values,
+        }
+    return told

@@ -1,0 +1,83 @@
+"""`qslm spike`: what it packs is opened by the other verbs, and what it is not asked rightly is refused."""
+
+import json
+
+import pytest
+
+SURE = ("--binary-embedding", "true")
+
+
+def words(checkpoint, text, folder, *more):
+    few = ("--calibrate", 4, "--windows", 6, "--quantizer", "clip")
+    return ("spike", checkpoint, "-o", folder, "--task", "text", "--file", text, *SURE, *few, *more)
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoint, text, tmp_path_factory):
+    from typer.testing import CliRunner
+
+    from qslm.cli.main import app
+
+    folder = tmp_path_factory.mktemp("spiking") / "packed"
+    result = CliRunner().invoke(app, [str(word) for word in words(checkpoint, text, folder)])
+    assert result.exit_code == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_the_terminal_shows_the_layers_and_what_the_spikes_cost(packed):
+    _, shown = packed
+    for word in (
+        "blocks.1.ffn.value",
+        "salient",
+        "The spikes cost",
+        "6 units",
+        "spike counts: 0 %",
+    ):
+        assert word in shown
+
+
+def test_the_other_verbs_open_it(packed, call, text):
+    folder, _ = packed
+    for asked in (("verify",), ("inspect",), ("generate", "--prompt", "the river", "--tokens", 3)):
+        result = call(asked[0], folder, *asked[1:])
+        assert result.exit_code == 0, result.stderr
+    result = call("eval", folder, "--task", "text", "--file", text, "--split", "search", "--windows", 6, "--json")
+    assert json.loads(result.stdout)["value"] > 1
+
+
+def test_json_has_every_layer_and_the_same_command_packs_the_same_bytes(packed, call, checkpoint, text, tmp_path):
+    folder, _ = packed
+    result = call(*words(checkpoint, text, tmp_path / "again", "--json"))
+    content = json.loads(result.stdout)
+    assert len(content["layers"]) == 14 and content["outputs_as_counts"] == 0
+    assert content["loss"]["low"] <= content["loss"]["loss"] <= content["loss"]["high"]
+    assert 0 < content["salient_ratio"] < 0.2 and 4 < content["activation_bits"] < 16
+    one, other = ((place / "model.safetensors").read_bytes() for place in (folder, tmp_path / "again"))
+    assert one == other and content["bytes"] == len(one)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--ratio", "many"), "is no share"),
+        (("--ratio", "70%"), "is none"),
+        (("--ratio", "5%", "--threshold", "3"), "Both --ratio and --threshold"),
+        (("--threshold", "0"), "no modified z-score"),
+        (("--bits", "1"), "No encoding has 1 bits"),
+        (("--clip", "0"), "a clip of 0"),
+        (("--weights", "12"), "do not fit into int8"),
+        (("--quantizer", "awq"), "rounds no weights of spiking layers"),
+        (("--rotate",), "No rotation folds into a SpikeGPT"),
+    ],
+)
+def test_what_is_not_possible_is_refused(more, told, call, checkpoint, text, tmp_path):
+    result = call(*words(checkpoint, text, tmp_path / "packed", *more))
+    assert result.exit_code == 2 and told in result.stderr
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_spiking_model_and_a_folder_with_something_else_are_refused(packed, call, checkpoint, text, tmp_path):
+    result = call(*words(packed[0], text, tmp_path / "twice"))
+    assert result.exit_code == 2 and "is spiking already" in result.stderr
+    result = call(*words(checkpoint, text, checkpoint))
+    assert result.exit_code == 2 and "is the folder of a checkpoint" in result.stderr
