@@ -82,6 +82,7 @@ class Spiked:
     float32: Evaluation
     rounded: Evaluation
     spikes: Evaluation
+    unit: str
     kind: Kind
     loss: Comparison
     step: Comparison
@@ -113,6 +114,7 @@ class Spiked:
         return {
             "split": SPLIT,
             "samples": len(self.spikes.losses.values),
+            "unit": self.unit,
             "metric": self.spikes.metric,
             "kind": self.kind,
             "float32": self.float32.value,
@@ -173,6 +175,7 @@ def spike(
         float32,
         rounded,
         spikes,
+        task.unit,
         kind,
         compare(task, spikes.losses, float32.losses, kind),
         compare(task, spikes.losses, rounded.losses, kind),

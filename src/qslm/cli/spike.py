@@ -125,9 +125,12 @@ def _print(output: Path, found: "Spiked") -> None:
             ["rounded weights", f"{found.rounded.value:.3f}", ""],
             ["spikes", f"{found.spikes.value:.3f}", _spelled(found, found.loss)],
         ],
-        f"{len(found.spikes.losses.values)} units of the search split",
+        "Search split",
     )
-    print(f"The spikes cost {_spelled(found, found.step)} beside the rounded weights.")
+    print(
+        f"On {len(found.spikes.losses.values)} {found.unit}s of the search split the spikes cost "
+        f"{_spelled(found, found.step)} beside the rounded weights."
+    )
     print(f"Salient: {found.salient_ratio:.2%} of all values; {found.activation_bits:.2f} bits a stored value.")
     print("Outputs that leave a layer as spike counts: 0 %; norms, products and additions of the stream take numbers.")
     if found.rotation is not None:
