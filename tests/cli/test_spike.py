@@ -26,7 +26,7 @@ def packed(checkpoint, text, tmp_path_factory):
 
 def test_the_terminal_shows_the_layers_and_what_the_spikes_cost(packed):
     _, shown = packed
-    for word in ("blocks.1.ffn.value", "salient", "On 6 windows of the search split the spikes cost", "counts: 0 %"):
+    for word in ("blocks.1.ffn.value", "salient", "On 3 windows of the search split the spikes cost", "counts: 0 %"):
         assert word in shown
 
 
