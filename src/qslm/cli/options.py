@@ -12,7 +12,7 @@ from qslm.folders import named
 Checkpoint = Annotated[
     str,
     typer.Argument(
-        help="A .pth or .safetensors file, a folder, the name of a shipped network, or a Hub id.",
+        help="A .pth, .safetensors or .gguf file, a folder, the name of a shipped network, or a Hub id.",
         show_default=False,
     ),
 ]
