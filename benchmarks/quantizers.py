@@ -3,9 +3,9 @@
     python benchmarks/quantizers.py --data DIR [--quick] [--docs docs] [--json]
 
 `rows`: both shipped checkpoints with every matrix at 8, 6, 5, 4, 3 or 2 bits, the embedding as signs, vectors in
-float32, one scale a row or a group of 64, rounded by every quantizer, and at 3 and 2 bits a row with the rounding that
-reconstruction learns on GPTQ's grid: bytes of the model file, and the loss against float32 on the report split with its
-paired 95 % interval, in points of accuracy or percent of perplexity. `vectors`: what is lost with vectors in float16
+float32, one scale a row, at 4 bits and fewer also one a group of 64, rounded by every quantizer, and at 3 and 2 bits a
+row with the rounding that reconstruction learns on GPTQ's: bytes of the model file, and the loss against float32 on the
+report split with its paired 95 % interval, in points of accuracy or percent of perplexity. `vectors`: what is lost with vectors in float16
 alone. `studies`: the smallest file under a drop of 1 point (SST-2) and a rise of 1 and 5 % (WikiText-2), and the most
 accurate one of SST-2 in 7.5 % of the float32 bytes; searched with these widths, a scale a row or 8-bit scales of rows
 and groups of 64 and 32, every quantizer but min-max, vectors in float16 and a reconstructed finalist, and what it loses
@@ -39,6 +39,7 @@ from qslm.units import MB
 
 CHECKPOINTS = {"wikitext2": "spikegpt-mini", "sst2": "spikegpt-mini-sst2"}
 BITS, GROUPS = (8, 6, 5, 4, 3, 2), ("row", "g64")
+GROUPED_BITS = (4, 3, 2)  # of which groups are measured too: above, rows lose next to nothing
 RECONSTRUCTED_BITS = (3, 2)
 KINDS: dict[str, Kind] = {"wikitext2": "relative", "sst2": "points"}
 SCALES = {"wikitext2": 100.0, "sst2": 1.0}  # from the unit of a loss to percent, or points
@@ -123,7 +124,8 @@ def rows_of(
         inputs = inputs_of(run, ledger, checkpoint.model, anatomy, task, Options(quantizers=QUANTIZERS), progress)
         with Evaluator(checkpoint.model, anatomy, task, progress, inputs=inputs) as evaluator:
             rows = Rows(name, Measurements(ledger, evaluator), checkpoint.name)
-            formats = [Format.parse(f"int{bits}-{group}") for bits in BITS for group in GROUPS]
+            named = [(bits, group) for bits in BITS for group in GROUPS[: 1 + (bits in GROUPED_BITS)]]
+            formats = [Format.parse(f"int{bits}-{group}") for bits, group in named]
             found = [rows.row(rows.uniform(fmt, method), method, fmt) for fmt in formats for method in METHODS]
             for bits in RECONSTRUCTED_BITS[arguments.quick :]:
                 fmt = Format.parse(f"int{bits}-row")
