@@ -5,11 +5,11 @@
 `rows`: both shipped checkpoints with every matrix at 8, 6, 5, 4, 3 or 2 bits, the embedding as signs, vectors in
 float32, one scale a row, at 4 bits and fewer also one a group of 64, rounded by every quantizer, and at 3 and 2 bits a
 row with the rounding that reconstruction learns on GPTQ's: bytes of the model file, and the loss against float32 on the
-report split with its paired 95 % interval, in points of accuracy or percent of perplexity. `vectors`: what is lost with vectors in float16
-alone. `studies`: the smallest file under a drop of 1 point (SST-2) and a rise of 1 and 5 % (WikiText-2), and the most
-accurate one of SST-2 in 7.5 % of the float32 bytes; searched with these widths, a scale a row or 8-bit scales of rows
-and groups of 64 and 32, every quantizer but min-max, vectors in float16 and a reconstructed finalist, and what it loses
-on the report split. Calibrated quantizers and reconstruction see training text alone.
+report split with its paired 95 % interval, in points of accuracy or percent of perplexity. `vectors`: what is lost with
+vectors in float16 alone. `studies`: the smallest file under a drop of 1 point (SST-2) and a rise of 1 and 5 %
+(WikiText-2), and the most accurate one of SST-2 in 7.5 % of the float32 bytes; searched with these widths, a scale a
+row or 8-bit scales of rows and groups of 64 and 32, every quantizer but min-max, vectors in float16 and a reconstructed
+finalist, and what it loses on the report split. Calibrated quantizers and reconstruction see training text alone.
 
 Every evaluation and every reconstruction is kept in --output: a killed program goes on where it was. --quick measures
 a part of the data, learns on a sixteenth of the text at 2 bits, and reconstructs no finalist.
