@@ -1,0 +1,58 @@
+"""Operations counted in the running network, what they cost by published energies, and power where it is measured."""
+
+from qslm.energy.account import (
+    CHIP,
+    DECODE,
+    PREFILL,
+    SCENARIOS,
+    Account,
+    Bound,
+    Energy,
+    Placement,
+    Scenario,
+    blocks,
+    bound,
+    make_account,
+    price,
+)
+from qslm.energy.layers import FLOATING, INTEGER, MACHINES, RAN, Layer, Terms, firing, work_shares
+from qslm.energy.metering import Meter, metering
+from qslm.energy.operations import Operation, Operations
+from qslm.energy.power import Counters, Power, find_counters, measure
+from qslm.energy.table import Price, Table, load_table, parse_table
+
+__all__ = [
+    "CHIP",
+    "DECODE",
+    "FLOATING",
+    "INTEGER",
+    "MACHINES",
+    "PREFILL",
+    "RAN",
+    "SCENARIOS",
+    "Account",
+    "Bound",
+    "Counters",
+    "Energy",
+    "Layer",
+    "Meter",
+    "Operation",
+    "Operations",
+    "Placement",
+    "Power",
+    "Price",
+    "Scenario",
+    "Table",
+    "Terms",
+    "blocks",
+    "bound",
+    "find_counters",
+    "firing",
+    "load_table",
+    "make_account",
+    "measure",
+    "metering",
+    "parse_table",
+    "price",
+    "work_shares",
+]
