@@ -43,6 +43,10 @@ def energy(
     activations: Annotated[
         str, typer.Option("--activations", help="What float matrices read and write: float16 or float32.")
     ] = "float16",
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="Account for every candidate of this run folder too.", show_default=False),
+    ] = None,
     memory: Annotated[
         str, typer.Option("--memory", help="Where the weights lie: a memory of the table, such as DRAM or 'SRAM 1MB'.")
     ] = "DRAM",
@@ -57,11 +61,14 @@ def energy(
 
     Examples: [bold]qslm energy spikegpt-mini --format int4-g64[/bold]
 
+    [bold]qslm energy spikegpt-mini --study runs/demo[/bold]
+
     [bold]qslm energy runs/demo/artifact --table my-chip.json --tokens 2048 --json[/bold]
     """
     use_threads(threads)
+    from qslm.allocation import Allocation
     from qslm.anatomy.find import find_anatomy
-    from qslm.energy import Placement, bound, load_table, work_shares
+    from qslm.energy import Placement, Terms, bound, load_table, work_shares
     from qslm.errors import EnergyError
 
     if activations not in ("float16", "float32"):
@@ -70,6 +77,7 @@ def energy(
     placement = Placement(weights=memory, rows=memory)
     for level in vars(placement).values():
         prices.byte(level)
+    rows = [] if study is None else _candidates(study)
     bounds = [bound(prices, steps) for steps in TIMES]
     with Listener() as progress:
         loaded, made = open_task(
@@ -83,7 +91,9 @@ def energy(
             windows=None,
             progress=progress,
         )
-        terms = _terms(loaded, form, activations)
+        anatomy = find_anatomy(loaded.model)
+        terms = _terms(loaded, anatomy, form, activations)
+        candidates = [(row, Terms.of(Allocation.from_json(anatomy, row.allocation), activations)) for row in rows]
         meter, calls = _metered(loaded.model, made, tokens)
         measured, missing = _power(loaded.model, calls) if power else (None, ["Power was not asked for: --power."])
     skipped, accumulated = work_shares(meter.layers)
@@ -96,9 +106,10 @@ def energy(
         "weights_in": memory,
         "activations": activations,
         "accounts": _accounts(meter, prices, terms, placement),
-        "layers": _measured(meter, find_anatomy(loaded.model)),
+        "layers": _measured(meter, anatomy),
         "zero_share": skipped,
         "spike_share": accumulated,
+        "candidates": [_candidate(row, meter, prices, its, placement) for row, its in candidates],
         "not_counted": list(meter.unseen),
         "bounds": [vars(one) | {"most": one.most, "nonzero": one.nonzero} for one in bounds],
         "power": None if measured is None else vars(measured),
@@ -116,21 +127,44 @@ def _suitable(checkpoint: str) -> str:
     return "wikitext2" if read_outline(checkpoint).config.classes is None else "sst2"
 
 
-def _terms(loaded: Any, form: str | None, activations: str) -> Any:
+def _terms(loaded: Any, anatomy: Any, form: str | None, activations: str) -> Any:
     """How the numbers are held: as the model file has them, or as --format says."""
     from qslm.allocation import Allocation
-    from qslm.anatomy.find import find_anatomy
     from qslm.energy import Terms
     from qslm.formats import Format
 
-    anatomy = find_anatomy(loaded.model)
     if form is not None:
-        allocation = Allocation.uniform(anatomy, Format.parse(form))
-    elif loaded.allocation is not None:
-        allocation = Allocation.from_json(anatomy, loaded.allocation)
-    else:
-        allocation = Allocation.float32(anatomy)
-    return Terms({site.name: format for site, format in allocation.items()}, activations)
+        return Terms.of(Allocation.uniform(anatomy, Format.parse(form)), activations)
+    if loaded.allocation is not None:
+        return Terms.of(Allocation.from_json(anatomy, loaded.allocation), activations)
+    return Terms.of(Allocation.float32(anatomy), activations)
+
+
+def _candidates(run: Path) -> list[Any]:
+    """What a study measured to the end, in its order. Raises LedgerError."""
+    from qslm.evaluation import Ledger
+    from qslm.folders import LEDGER
+
+    with Ledger.read(run / LEDGER) as ledger:
+        return [row for row in ledger.rows("search") if row.evaluation.complete]
+
+
+def _candidate(row: Any, meter: Any, table: Any, terms: Any, placement: Any) -> dict[str, Any]:
+    """The account of a candidate a token, with the activity of the network that was metered."""
+    from qslm.energy import SCENARIOS, make_account
+
+    accounts = {one.name: make_account(meter.layers, table, one, "ran", terms, placement) for one in SCENARIOS}
+    return {
+        "number": row.number,
+        "key": row.key,
+        "metric": row.evaluation.metric,
+        "value": row.evaluation.value,
+        "bytes": row.evaluation.footprint_file,
+        **{
+            name: {part: pj / account.scenario.tokens for part, pj in account.total.to_dict().items()}
+            for name, account in accounts.items()
+        },
+    }
 
 
 def _metered(model: Any, task: Any, tokens: int) -> tuple[Any, Any]:
@@ -138,7 +172,7 @@ def _metered(model: Any, task: Any, tokens: int) -> tuple[Any, Any]:
     import torch
 
     from qslm.calibration.calls import pieces
-    from qslm.energy import metering
+    from qslm.energy import metered
     from qslm.errors import TaskError
 
     model.eval()
@@ -146,7 +180,7 @@ def _metered(model: Any, task: Any, tokens: int) -> tuple[Any, Any]:
     if not calls:
         raise TaskError(f"The calibration text of {task.name} is empty.", "Give more text.")
     left = tokens
-    with torch.inference_mode(), metering(model) as meter:
+    with torch.inference_mode(), metered(model) as meter:
         for call in calls:
             if left <= 0:
                 break
@@ -231,6 +265,8 @@ def _print(result: dict[str, Any], bounds: list[str], *, every: bool) -> None:
         heads = [f"{NAMES[one['machine']]}: {part}" for one, part in columns]
         heads = ["layer" if every else "block", "fires", "zero inputs", *heads]
         print_table(heads, _rows(result, columns, every), f"{scenario}, uJ/token")
+    if result["candidates"]:
+        _print_candidates(result["candidates"])
     print(f"Weights lie in {result['weights_in']}; activations of float matrices count as {result['activations']}.")
     print(
         f"Of the multiply-accumulates of dense matrices {result['zero_share']:.1%} met a zero and were skipped, "
@@ -249,6 +285,27 @@ def _print(result: dict[str, Any], bounds: list[str], *, every: bool) -> None:
         )
     elif result["power_missing"]:
         print(f"No power was measured. {' '.join(result['power_missing'])}")
+
+
+def _print_candidates(candidates: list[dict[str, Any]]) -> None:
+    """From the least energy of decoding on."""
+    from qslm.report.record import spell_value
+    from qslm.units import format_bytes
+
+    rows = []
+    for one in sorted(candidates, key=lambda one: one["decode"]["total_pj"]):
+        decode, prefill = (one[name] for name in ("decode", "prefill"))
+        rows.append(
+            [
+                f"{one['number']}",
+                spell_value(one["metric"], one["value"]),
+                format_bytes(one["bytes"]),
+                *(f"{decode[f'{part}_pj'] / 1e6:,.3f}" for part in PARTS[:3]),
+                f"{prefill['total_pj'] / 1e6:,.3f}",
+            ]
+        )
+    heads = ["candidate", candidates[0]["metric"], "file", *(f"decode: {part}" for part in PARTS[:3]), "prefill: total"]
+    print_table(heads, rows, "the study's candidates as they ran, uJ/token, with the activity of this model")
 
 
 def _rows(result: dict[str, Any], columns: list[tuple[Any, str]], every: bool) -> list[list[str]]:

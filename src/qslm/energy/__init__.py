@@ -1,7 +1,6 @@
 """Operations counted in the running network, what they cost by published energies, and power where it is measured."""
 
 from qslm.energy.account import (
-    CHIP,
     DECODE,
     PREFILL,
     SCENARIOS,
@@ -16,13 +15,12 @@ from qslm.energy.account import (
     price,
 )
 from qslm.energy.layers import FLOATING, INTEGER, MACHINES, RAN, Layer, Terms, firing, work_shares
-from qslm.energy.metering import Meter, metering
+from qslm.energy.metering import Meter, metered
 from qslm.energy.operations import Operation, Operations
 from qslm.energy.power import Counters, Power, find_counters, measure
 from qslm.energy.table import Price, Table, load_table, parse_table
 
 __all__ = [
-    "CHIP",
     "DECODE",
     "FLOATING",
     "INTEGER",
@@ -51,7 +49,7 @@ __all__ = [
     "load_table",
     "make_account",
     "measure",
-    "metering",
+    "metered",
     "parse_table",
     "price",
     "work_shares",

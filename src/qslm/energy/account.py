@@ -26,6 +26,7 @@ class Placement:
     """
 
     weights: str = "DRAM"
+    buffer: str = "SRAM 32KB"
     rows: str = "DRAM"
     activations: str = "SRAM 32KB"
     indices: str = "SRAM 32KB"
@@ -187,20 +188,19 @@ class Bound:
         )
 
 
-CHIP = Placement(weights="SRAM 32KB", rows="SRAM 32KB", activations="SRAM 8KB", indices="SRAM 8KB", state="SRAM 8KB")
-
-
-def bound(table: Table, steps: int, *, width: int = 1024, weight_bits: int = 4, placement: Placement = CHIP) -> Bound:
+def bound(
+    table: Table, steps: int, *, width: int = 1024, weight_bits: int = 4, placement: Placement | None = None
+) -> Bound:
     """Where spikes break even with a dense integer matrix (width, width), from the same table and placement.
 
-    The integer machine reads each weight once and multiplies. A spike reads its column of weights and adds it to every
-    neuron; every neuron reads, compares and writes its membrane at each step. The published bound is about 6 % (Yan et
-    al., arXiv 2409.08290: 6.4 % for T from 5 to 10, 5.7 % for T = 5), from another hardware model than this one; the
-    two dataflows here are derived. Raises EnergyError unless there is a step, and as `price` does.
+    Weights lie on the chip. The integer machine reads each once and multiplies. A spike reads its column of weights
+    and adds it to every neuron; every neuron reads, compares and writes its membrane at each step. The published bound
+    is about 6 % (Yan et al., arXiv 2409.08290: 6.4 % for T from 5 to 10, 5.7 % for T = 5), from another hardware model
+    than this one; the two dataflows here are derived. Raises EnergyError unless there is a step, and as `price` does.
     """
     if steps < 1 or width < 1:
         raise EnergyError(f"There is no bound for {steps} steps and {width} inputs.", "Give 1 or more of both.")
-    bits = ceil(log2(steps + 1))
+    bits, placement = ceil(log2(steps + 1)), placement or Placement()
     integer = price(_integers(width, weight_bits, bits), table, placement).total
 
     def rate(sums: int, *, eventwise: bool = False) -> float:
@@ -219,7 +219,7 @@ def _integers(width: int, weight_bits: int, bits: int) -> Operations:
     matrix = width * width
     return Operations(
         {mac(f"int{weight_bits}", f"int{bits}", "int32"): matrix},
-        {"weights": matrix * weight_bits / 8, "activations": 2 * width * bits / 8},
+        {"buffer": matrix * weight_bits / 8, "activations": 2 * width * bits / 8},
     )
 
 
@@ -233,5 +233,5 @@ def _spikes(width: int, weight_bits: int, steps: int, spikes: int, sums: int, ev
             plain("add", "int32"): steps * width * (sums - 1),
             plain("compare", "int32"): steps * width,
         },
-        {"weights": arrivals * weight_bits / 8, "activations": 2 * steps * width / 8, "state": 8 * touched},
+        {"buffer": arrivals * weight_bits / 8, "activations": 2 * steps * width / 8, "state": 8 * touched},
     )

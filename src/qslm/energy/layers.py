@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any, Self
 
+from qslm.allocation import Allocation
 from qslm.energy.operations import Operation, Operations, accumulate, mac, plain
 from qslm.formats import FLOAT16, FLOAT32, Format, data_bytes, matrix_shape, stored_tensors
 from qslm.spiking.trains import Cost
@@ -38,6 +39,11 @@ class Terms:
 
     formats: Mapping[str, Format] = field(default_factory=dict)
     activations: str = "float16"
+
+    @classmethod
+    def of(cls, allocation: Allocation, activations: str = "float16") -> "Terms":
+        """Those of an allocation."""
+        return cls({site.name: format for site, format in allocation.items()}, activations)
 
     def format(self, site: str) -> Format:
         """How a site is stored."""
@@ -112,7 +118,8 @@ class Matrix(Layer):
             {plain("add", "float32"): self.tokens * self.out * self.bias},
         )
         moved = (self.inputs + self.tokens * self.out) * _bits(activation) / 8
-        return Operations(counts, {"activations": moved})
+        uses = (dense + (self.spikes if machine == RAN else 0)) * self.out
+        return Operations(counts, {"activations": moved, "buffer": uses * _bits(weight) / 8})
 
     def _weight(self, machine: str, terms: Terms) -> tuple[str, str]:
         """The types of weights and activations."""
@@ -150,11 +157,11 @@ class Matrix(Layer):
 class Rounded(Layer):
     """A `RoundedLayer`: integer weights in `format`, and inputs in the form `kind`, spikes, integers or float.
 
-    bits, wide_bits: of normal and of salient inputs; groups: scales of the normal inputs of a token, salient ones
-    have one more if they are others; detects: comparisons and subtractions of a value to find the salient ones (0, or
-    those of a static or a dynamic saliency); encoded: inputs that were put into their form here, not for a sibling
-    that reads the same tensor; encoded_tokens: their tokens; cost: of the spike trains; shifts: of one output, those of
-    bit planes and one a massive value; input_bytes, index_bytes: of the stored inputs.
+    bits, wide_bits: of normal and of salient inputs; groups: scales of a token; detects: comparisons and subtractions of
+    a value to find the salient ones; encoded: inputs that were put into their form here, not for a sibling that reads
+    the same tensor; encoded_tokens: their tokens; cost: of the spike trains; shifts: of one output, one a time step of
+    bit planes and one a spike of a massive value; updates: of the sums of one output, which are read and written at
+    each time step (first spikes have two of them); input_bytes, index_bytes: of the stored inputs.
     """
 
     out: int
@@ -174,6 +181,7 @@ class Rounded(Layer):
     encoded_tokens: int = counted()
     cost: Cost = field(default=NO_COST, metadata={"counted": True})
     shifts: int = counted()
+    updates: int = counted()
     input_bytes: int = counted()
     index_bytes: int = counted()
 
@@ -199,30 +207,41 @@ class Rounded(Layer):
         return weights + 4 * self.out * self.bias
 
     def _work(self, machine: str, terms: Terms) -> Operations:
-        outputs, weight = self.tokens * self.out, f"int{self.format.bits}"
+        outputs = self.tokens * self.out
         leaving = outputs * _bits(terms.activations) / 8
+        products = self._products(machine, terms)
+        bits = 16 if machine == FLOATING else self.format.bits
+        uses = sum(count for one, count in products.items() if one.kind in ("mac", "accumulate"))
+        moved = {"buffer": uses * bits / 8}
         if machine == FLOATING:
-            counts: dict[Operation, float] = {mac("float16", "float16", "float16"): self.inputs * self.out}
-            return Operations(_sum(counts, self._biases()), {"activations": 2 * (self.inputs + outputs)})
-        moved = {"activations": self.input_bytes - self.index_bytes + leaving, "indices": self.index_bytes}
+            moved["activations"] = 2 * (self.inputs + outputs)
+            return Operations(_sum(products, self._biases()), moved)
+        moved |= {"activations": self.input_bytes - self.index_bytes + leaving, "indices": self.index_bytes}
+        if machine == RAN:
+            moved["state"] = 8 * self.out * self.updates
         if self.kind == "float" and machine == RAN:
-            live = self.inputs - self.zeros
-            counts = {mac(weight, terms.activations, terms.activations): live * self.out}
-            return Operations(_sum(counts, {plain("rescale", "float32"): outputs}, self._biases()), moved)
+            return Operations(_sum(products, {plain("rescale", "float32"): outputs}, self._biases()), moved)
+        return Operations(_sum(products, self._rescaling(), self._encoding(), self._biases()), moved)
+
+    def _products(self, machine: str, terms: Terms) -> dict[Operation, float]:
+        """What weights and inputs do together."""
+        weight, dense = f"int{self.format.bits}", self.inputs * self.out
+        if machine == FLOATING:
+            return {mac("float16", "float16", "float16"): dense}
+        if self.kind == "float" and machine == RAN:
+            return {mac(weight, terms.activations, terms.activations): self.live * self.out}
+        if self.kind == "float":
+            return {mac(weight, f"int{_bits(terms.activations)}", "int32"): dense}
         if self.kind == "spikes" and machine == RAN:
-            counts = {
+            return {
                 accumulate(weight, "int32"): self.out * self.cost.accumulates,
                 plain("add", "int32"): self.out * self.cost.additions,
                 plain("shift", "int32"): self.out * self.shifts,
             }
-        else:
-            bits = self.bits if self.kind != "float" else _bits(terms.activations)
-            wide = self.salient if self.kind != "float" else 0
-            counts = {mac(weight, f"int{bits}", "int32"): (self.inputs - wide) * self.out}
-            counts = _sum(counts, {mac(weight, f"int{self.wide_bits}", "int32"): wide * self.out})
-            if self.kind == "spikes":
-                counts[plain("shift", "int32")] = self.massive * self.out
-        return Operations(_sum(counts, self._rescaling(), self._encoding(), self._biases()), moved)
+        wide = self.salient * self.out
+        narrow = {mac(weight, f"int{self.bits}", "int32"): dense - wide}
+        shifts = {plain("shift", "int32"): self.massive * self.out * (self.kind == "spikes")}
+        return _sum(narrow, {mac(weight, f"int{self.wide_bits}", "int32"): wide}, shifts)
 
     def _rescaling(self) -> dict[Operation, float]:
         """Of the sum of each group by its scale, and of the output by that of its row.

@@ -30,7 +30,7 @@ from qslm.models.neurons import LIF, Neuron
 from qslm.spiking.encoding import SpikeCounts
 from qslm.spiking.layer import Activations, Record, RoundedLayer, SpikeActivations
 from qslm.spiking.rivals import OUTLIER_BITS, AtomLike, RoundToNearest, SpikeLlmLike
-from qslm.spiking.trains import BitPlanes, Windows
+from qslm.spiking.trains import BitPlanes, FirstSpike, Windows
 
 SMOOTH = ("SiLU", "SiLUActivation", "GELU", "GELUActivation", "Sigmoid", "Tanh")
 
@@ -88,7 +88,7 @@ class Meter:
 
 
 @contextmanager
-def metering(model: nn.Module) -> Iterator[Meter]:
+def metered(model: nn.Module) -> Iterator[Meter]:
     """Count everything that goes through a network in the meantime.
 
     Records of its rounded layers rest meanwhile, and are put back. The network computes the same bits as without.
@@ -209,33 +209,39 @@ def _rounded(meter: Meter, module: RoundedLayer, given: dict[Any, Any], _: Tenso
 def _of_spikes(form: SpikeActivations, counts: SpikeCounts) -> dict[str, Any]:
     """The fields of spikes: indices are a uint16 a salient value and two int32 a token, with one more a tensor."""
     dynamic = form.saliency is None
+    shifts, updates = _steps(form.windows, counts)
     return {
         "kind": "spikes",
         "bits": form.encoding.bits,
         "wide_bits": form.encoding.salient_bits,
         "detects": (2 * SELECTION + 1, 1) if dynamic else (1, 1),
-        "shifts": shifts(form.windows, counts),
+        "shifts": shifts,
+        "updates": updates,
         "index_bytes": 2 * int(counts.salient.sum()) + 4 * (2 * len(counts.counts) + 1),
     }
 
 
-def shifts(windows: Windows, counts: SpikeCounts) -> int:
-    """Shifts of one output: one a time step of bit planes, and one a spike of the massive values, whose weights are
-    shifted by e.
+def _steps(windows: Windows, counts: SpikeCounts) -> tuple[int, int]:
+    """Shifts of one output, and updates of its sums.
+
+    A time step of bit planes takes a shift, and so does a spike of the massive values, whose weights are shifted by e.
+    A time step updates the membrane potential; where the spikes are first ones, their running sum too.
     """
     encoding = counts.encoding
     plain = counts.salient & ~counts.massive
-    found = 0
+    shifts = updates = 0
     for code, most, tokens in (
         (windows.normal, encoding.most, len(counts.counts)),
         (windows.salient, encoding.most_salient, int(plain.any(1).sum())),
         (windows.massive, encoding.most_salient, int(counts.massive.any(1).sum())),
     ):
-        found += code.steps(most) * tokens if isinstance(code, BitPlanes) else 0
+        steps = code.steps(most) * tokens
+        shifts += steps * isinstance(code, BitPlanes)
+        updates += steps * (2 if isinstance(code, FirstSpike) else 1)
     if counts.has_massive:
         magnitudes = counts.counts.int().masked_fill(~counts.massive, 0)
-        found += windows.massive.cost(magnitudes, windows.massive.steps(encoding.most_salient)).accumulates
-    return found
+        shifts += windows.massive.cost(magnitudes, windows.massive.steps(encoding.most_salient)).accumulates
+    return shifts, updates
 
 
 def _neurons(meter: Meter, module: Neuron, given: dict[Any, Any], output: tuple[Tensor, Tensor]) -> Layer:
