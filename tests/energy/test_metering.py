@@ -211,7 +211,7 @@ def test_a_converted_network_is_counted_as_its_trains_say(windows):
         work = layer.operations(RAN, TERMS)
         assert work.counts[accumulate("int4", "int32")] == out * events
         assert work.bytes["buffer"] == out * events / 2
-        assert work.bytes["state"] == 8 * out * updates
+        assert work.bytes["sums"] == 8 * out * updates
         assert layer.operations(INTEGER, TERMS).bytes["buffer"] == out * x.numel() / 2
         assert work.counts.get(plain("add", "int32"), 0) == out * steps
         assert work.counts.get(plain("shift", "int32"), 0) == out * shifts

@@ -50,6 +50,9 @@ def energy(
     memory: Annotated[
         str, typer.Option("--memory", help="Where the weights lie: a memory of the table, such as DRAM or 'SRAM 1MB'.")
     ] = "DRAM",
+    sums: Annotated[
+        str, typer.Option("--sums", help="Where sums of spikes lie between time steps: registers, or a memory.")
+    ] = "registers",
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only the blocks.")] = False,
     power: Annotated[bool, typer.Option("--power", help="Measure real energy too, where the machine can.")] = False,
     tokenizer: Tokenizer = None,
@@ -68,14 +71,14 @@ def energy(
     use_threads(threads)
     from qslm.allocation import Allocation
     from qslm.anatomy.find import find_anatomy
-    from qslm.energy import Placement, Terms, bound, load_table, work_shares
+    from qslm.energy import REGISTERS, Placement, Terms, bound, load_table, work_shares
     from qslm.errors import EnergyError
 
     if activations not in ("float16", "float32"):
         raise EnergyError(f"{activations[:40]!r} is no type of activations.", "Give float16 or float32.")
     prices = load_table(table)
-    placement = Placement(weights=memory, rows=memory)
-    for level in vars(placement).values():
+    placement = Placement(weights=memory, rows=memory, sums=sums)
+    for level in set(vars(placement).values()) - {REGISTERS}:
         prices.byte(level)
     rows = [] if study is None else _candidates(study)
     bounds = [bound(prices, steps) for steps in TIMES]

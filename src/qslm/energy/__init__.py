@@ -3,6 +3,7 @@
 from qslm.energy.account import (
     DECODE,
     PREFILL,
+    REGISTERS,
     SCENARIOS,
     Account,
     Bound,
@@ -27,6 +28,7 @@ __all__ = [
     "MACHINES",
     "PREFILL",
     "RAN",
+    "REGISTERS",
     "SCENARIOS",
     "Account",
     "Bound",

@@ -7,14 +7,17 @@ energies are those of the operations and of the memory accesses alone: no contro
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil, log2
 
 from qslm.anatomy import OUTPUT, Anatomy
 from qslm.energy.layers import MACHINES, RAN, Layer, Terms
 from qslm.energy.operations import Operations, accumulate, mac, plain
-from qslm.energy.table import Table
+from qslm.energy.table import Price, Table
 from qslm.errors import EnergyError
+
+REGISTERS = "registers"  # whose energy is a part of that of the operations
+FREE = Price(0.0)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,9 @@ class Placement:
     """In which memory of the table each kind of bytes lies (derived).
 
     Weights are read from DRAM, as a model of some megabytes does not fit into the memories on a chip that the table
-    prices; what a token needs fits into the small ones.
+    prices; what a token needs fits into the small ones. Sums stay in registers, as those of the integer machines do,
+    and cost nothing: all spikes of a token are known, so one output after the other can go through all time steps. On a
+    machine that goes through time for all outputs together they lie in a memory.
     """
 
     weights: str = "DRAM"
@@ -31,6 +36,7 @@ class Placement:
     activations: str = "SRAM 32KB"
     indices: str = "SRAM 32KB"
     state: str = "SRAM 32KB"
+    sums: str = REGISTERS
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ def price(operations: Operations, table: Table, placement: Placement) -> Energy:
         compute += count * cost.pj
         derived += count * cost.pj * cost.derived
     for what, count in operations.bytes.items():
-        cost = table.byte(getattr(placement, what))
+        level = getattr(placement, what)
+        cost = FREE if level == REGISTERS else table.byte(level)
         memory += count * cost.pj
         derived += count * cost.pj * cost.derived
     return Energy(compute, memory, derived)
@@ -155,63 +162,70 @@ def _block(anatomy: Anatomy, path: str) -> str:
 
 @dataclass(frozen=True)
 class Bound:
-    """The firing rate, spikes an input and time step, below which spikes cost less than integers of the same levels.
+    """Firing rates, spikes an input and time step, below which spikes cost less than integers of as many levels.
 
-    steps: T; bits: of the integers, ceil(log2(T + 1)). stepwise: spikes of a step are summed before the membrane is
-    touched; eventwise: each spike reads and writes the membrane of each neuron; first_spike: stepwise, one spike an
-    input at most, decoded by double integration, which passes over all neurons at each step anyway; so `most` = 1 / T
-    is the highest rate that there can be. A rate of 0 says that spikes never pay off, one of 1 that they always do.
+    steps: T; bits: of the integers, ceil(log2(T + 1)). Of spikes that are counted: registers, where the sums of an
+    output stay there over all steps; stepwise, where a step reads and writes the sums of all outputs; eventwise, where
+    each spike does. first_spike and first_spike_stepwise: of time to first spike, by double integration, where an input
+    has one spike at most. 0 says that spikes never pay off, 1 that they always do.
     """
 
     steps: int
     bits: int
+    registers: float
     stepwise: float
     eventwise: float
     first_spike: float
+    first_spike_stepwise: float
 
     @property
     def most(self) -> float:
-        """The highest rate of first spikes, at which every input is other than 0."""
+        """The highest rate of first spikes, 1 / T, at which every input is other than 0."""
         return 1 / self.steps
 
     @property
     def nonzero(self) -> float:
-        """The share of inputs other than 0 up to which first spikes cost less, 0 to 1."""
+        """The share of inputs other than 0 up to which first spikes cost less, sums in registers, 0 to 1."""
         return min(1.0, self.first_spike * self.steps)
 
     def __str__(self) -> str:
         return (
-            f"T = {self.steps} (int{self.bits}): spikes cost less than integers below a firing rate of "
-            f"{self.stepwise:.1%} where a step is summed before the membrane is touched, below {self.eventwise:.1%} "
-            f"where each spike touches it; with time to first spike below {self.first_spike:.1%} of {self.most:.1%} "
-            f"possible, that is while at most {self.nonzero:.0%} of the inputs are other than 0"
+            f"T = {self.steps} against int{self.bits}: spikes that are counted cost less below a firing rate of "
+            f"{self.registers:.1%} with their sums in registers, {self.stepwise:.1%} with sums that each step moves, "
+            f"{self.eventwise:.1%} with sums that each spike moves; time to first spike below {self.first_spike:.1%}, "
+            f"or {self.first_spike_stepwise:.1%} with sums that each step moves, of {self.most:.1%} that are possible "
+            f"at all: while at most {self.nonzero:.0%} of the inputs are other than 0"
         )
 
 
 def bound(
     table: Table, steps: int, *, width: int = 1024, weight_bits: int = 4, placement: Placement | None = None
 ) -> Bound:
-    """Where spikes break even with a dense integer matrix (width, width), from the same table and placement.
+    """Where spikes break even with a dense integer matrix (width, width), from the same table.
 
     Weights lie on the chip. The integer machine reads each once and multiplies. A spike reads its column of weights
-    and adds it to every neuron; every neuron reads, compares and writes its membrane at each step. The published bound
-    is about 6 % (Yan et al., arXiv 2409.08290: 6.4 % for T from 5 to 10, 5.7 % for T = 5), from another hardware model
-    than this one; the two dataflows here are derived. Raises EnergyError unless there is a step, and as `price` does.
+    and adds it to every output; first spikes add one more sum at each step; every output is compared with its threshold
+    at each step. Sums that move lie where the placement has the state. The published bound is about 6 % (Yan et al.,
+    arXiv 2409.08290: 6.4 % for T from 5 to 10, 5.7 % for T = 5), from another hardware model than this one; the
+    dataflows here are derived. Raises EnergyError unless there is a step, and as `price` does.
     """
     if steps < 1 or width < 1:
         raise EnergyError(f"There is no bound for {steps} steps and {width} inputs.", "Give 1 or more of both.")
-    bits, placement = ceil(log2(steps + 1)), placement or Placement()
-    integer = price(_integers(width, weight_bits, bits), table, placement).total
+    bits, still = ceil(log2(steps + 1)), placement or Placement()
+    moving = replace(still, sums=still.state)
+    integer = price(_integers(width, weight_bits, bits), table, still).total
 
-    def rate(sums: int, *, eventwise: bool = False) -> float:
+    def rate(where: Placement, sums: int = 1, *, eventwise: bool = False) -> float:
         """The energy of spikes is linear in their rate: solve it for that of the integers."""
         rest, full = (
-            price(_spikes(width, weight_bits, steps, spikes, sums, eventwise), table, placement).total
+            price(_spikes(width, weight_bits, steps, spikes, sums, eventwise), table, where).total
             for spikes in (0, steps * width)
         )
+        if full <= rest:
+            return float(rest < integer)
         return min(1.0, max(0.0, (integer - rest) / (full - rest)))
 
-    return Bound(steps, bits, rate(1), rate(1, eventwise=True), rate(2))
+    return Bound(steps, bits, rate(still), rate(moving), rate(moving, eventwise=True), rate(still, 2), rate(moving, 2))
 
 
 def _integers(width: int, weight_bits: int, bits: int) -> Operations:
@@ -233,5 +247,5 @@ def _spikes(width: int, weight_bits: int, steps: int, spikes: int, sums: int, ev
             plain("add", "int32"): steps * width * (sums - 1),
             plain("compare", "int32"): steps * width,
         },
-        {"buffer": arrivals * weight_bits / 8, "activations": 2 * steps * width / 8, "state": 8 * touched},
+        {"buffer": arrivals * weight_bits / 8, "activations": 2 * steps * width / 8, "sums": 8 * touched},
     )

@@ -157,11 +157,11 @@ class Matrix(Layer):
 class Rounded(Layer):
     """A `RoundedLayer`: integer weights in `format`, and inputs in the form `kind`, spikes, integers or float.
 
-    bits, wide_bits: of normal and of salient inputs; groups: scales of a token; detects: comparisons and subtractions of
-    a value to find the salient ones; encoded: inputs that were put into their form here, not for a sibling that reads
-    the same tensor; encoded_tokens: their tokens; cost: of the spike trains; shifts: of one output, one a time step of
-    bit planes and one a spike of a massive value; updates: of the sums of one output, which are read and written at
-    each time step (first spikes have two of them); input_bytes, index_bytes: of the stored inputs.
+    bits, wide_bits: of normal and of salient inputs; groups: scales of a token; detects: comparisons and subtractions
+    of a value to find the salient ones; encoded: inputs that were put into their form here, not for a sibling that
+    reads the same tensor; encoded_tokens: their tokens; cost: of the spike trains; shifts: of one output, one a time
+    step of bit planes and one a spike of a massive value; updates: of the sums of one output, which are read and
+    written at each time step (first spikes have two of them); input_bytes, index_bytes: of the stored inputs.
     """
 
     out: int
@@ -218,7 +218,7 @@ class Rounded(Layer):
             return Operations(_sum(products, self._biases()), moved)
         moved |= {"activations": self.input_bytes - self.index_bytes + leaving, "indices": self.index_bytes}
         if machine == RAN:
-            moved["state"] = 8 * self.out * self.updates
+            moved["sums"] = 8 * self.out * self.updates
         if self.kind == "float" and machine == RAN:
             return Operations(_sum(products, {plain("rescale", "float32"): outputs}, self._biases()), moved)
         return Operations(_sum(products, self._rescaling(), self._encoding(), self._biases()), moved)

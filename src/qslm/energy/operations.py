@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 KINDS = ("mac", "accumulate", "add", "multiply", "compare", "shift", "rescale", "divide", "root", "exponential")
-BYTES = ("weights", "buffer", "rows", "activations", "indices", "state")
+BYTES = ("weights", "buffer", "rows", "activations", "indices", "sums", "state")
 
 Key = TypeVar("Key")
 
@@ -48,9 +48,9 @@ class Operations:
 
     weights: parameters that a pass reads once, whatever its tokens; buffer: weights as the arithmetic reads them beside
     it, once for every product and every accumulation, with no reuse in registers (derived); rows: of an embedding, read
-    for every token; activations: inputs and outputs of matrices; indices: which of the inputs are salient; state:
-    membrane potentials, recurrent states and the KV cache. In which memory they lie is the account's to say. Zeros are
-    left out.
+    for every token; activations: inputs and outputs of matrices; indices: which of the inputs are salient; sums: of
+    the spikes so far, at each time step within a token; state: from token to token, membrane potentials, recurrent
+    states and the KV cache. In which memory they lie is the account's to say. Zeros are left out.
     """
 
     counts: Mapping[Operation, float] = field(default_factory=dict)
