@@ -27,7 +27,7 @@ def totals(found):
 def test_the_account_is_consistent(ask):
     found = ask(*SURE)
     assert found["tokens"] == 40 and found["not_counted"] == []
-    assert len(found["accounts"]) == 6
+    assert len(found["accounts"]) == 8
     for one in found["accounts"]:
         layers = one["layers"].values()
         for part in ("compute_pj", "memory_pj", "derived_pj"):
@@ -35,7 +35,7 @@ def test_the_account_is_consistent(ask):
         assert one["total_pj"] == pytest.approx(one["compute_pj"] + one["memory_pj"])
         assert one["total_pj"] > one["derived_pj"] > 0
     accounts = totals(found)
-    for machine in ("ran", "integer", "float16"):
+    for machine in ("ran", "integer", "sparse", "float16"):
         decode, prefill = accounts["decode", machine], accounts["prefill", machine]
         assert prefill["compute_pj"] == pytest.approx(1024 * decode["compute_pj"])
         assert prefill["memory_pj"] < 1024 * decode["memory_pj"]

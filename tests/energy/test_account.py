@@ -9,6 +9,7 @@ from qslm.energy import (
     MACHINES,
     PREFILL,
     RAN,
+    SPARSE,
     Operations,
     Placement,
     Scenario,
@@ -65,6 +66,10 @@ def test_the_baselines_by_hand():
     assert integer.operations["matrix"].counts[mac("int4", "int16", "int32")] == 10 * 8 * 4
     assert integer.operations["matrix"].bytes["weights"] == 24
     assert integer.operations["lif"] == Operations({plain("add", "float32"): 40})
+    sparse = make_account(LAYERS, TABLE, Scenario("ten", 10), SPARSE, TERMS)
+    assert sparse.operations["matrix"].counts[mac("int4", "int16", "int32")] == (10 * 8 - 20) * 4
+    assert sparse.operations["matrix"].bytes["buffer"] == 60 * 4 / 2
+    assert sparse.operations["lif"] == integer.operations["lif"]
     floats = make_account(LAYERS, TABLE, Scenario("ten", 10), FLOATING, TERMS)
     assert floats.energies["matrix"].compute == pytest.approx(320 * 1.5)
     assert floats.operations["matrix"].bytes["weights"] == 64

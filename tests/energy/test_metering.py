@@ -8,7 +8,7 @@ from torch import nn
 
 from qslm.anatomy.find import find_anatomy
 from qslm.conversion.convert import convert
-from qslm.energy import FLOATING, INTEGER, RAN, Terms, firing, metered, work_shares
+from qslm.energy import FLOATING, INTEGER, RAN, SPARSE, Terms, firing, metered, work_shares
 from qslm.energy.layers import Attention, Matrix, Rounded
 from qslm.energy.operations import accumulate, mac, plain
 from qslm.formats import Format
@@ -220,7 +220,10 @@ def test_a_converted_network_is_counted_as_its_trains_say(windows):
         dense = layer.operations(INTEGER, TERMS).counts
         assert dense[mac("int4", "int4", "int32")] == (layer.inputs - int(counts.salient.sum())) * out
         assert dense.get(mac("int4", "int8", "int32"), 0) == int(counts.salient.sum()) * out
-        for one in (work.counts, dense):
+        sparse = layer.operations(SPARSE, TERMS).counts
+        live = sum(1 for token in counts.counts.tolist() for q in token if q)
+        assert sum(count for one, count in sparse.items() if one.kind == "mac") == live * out
+        for one in (work.counts, dense, sparse):
             assert one[RESCALE] == 2 * layer.tokens * out + x.numel()  # by step and row; the inputs' own
         assert work.counts[COMPARE] == (1 + 4) * x.numel()
         assert work.bytes["weights"] == layer.operations(INTEGER, TERMS).bytes["weights"]

@@ -11,7 +11,7 @@ from qslm.cli.output import print_json, print_table
 from qslm.cli.progress import Listener
 
 TIMES = (5, 7, 10)  # time steps of which the bound is told
-NAMES = {"ran": "as it ran", "integer": "integers", "float16": "FP16"}
+NAMES = {"ran": "as it ran", "integer": "integers", "sparse": "integers, no zeros", "float16": "FP16"}
 PARTS = ("compute", "memory", "total", "derived")
 
 

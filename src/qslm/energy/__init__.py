@@ -15,7 +15,7 @@ from qslm.energy.account import (
     make_account,
     price,
 )
-from qslm.energy.layers import FLOATING, INTEGER, MACHINES, RAN, Layer, Terms, firing, work_shares
+from qslm.energy.layers import FLOATING, INTEGER, MACHINES, RAN, SPARSE, Layer, Terms, firing, work_shares
 from qslm.energy.metering import Meter, metered
 from qslm.energy.operations import Operation, Operations
 from qslm.energy.power import Counters, Power, find_counters, measure
@@ -30,6 +30,7 @@ __all__ = [
     "RAN",
     "REGISTERS",
     "SCENARIOS",
+    "SPARSE",
     "Account",
     "Bound",
     "Counters",

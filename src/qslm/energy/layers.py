@@ -1,15 +1,17 @@
-"""What went through a layer, and which operations that makes: as it ran, on a dense integer machine, and in FP16.
+"""What went through a layer, and which operations that makes: as it ran, on integer machines, and in FP16.
 
-A layer is counted over some tokens; all numbers are sums over them. Three machines do the same work:
+A layer is counted over some tokens; all numbers are sums over them. Four machines do the same work:
 
-| machine | matrices                                         | neurons                  | weights           |
-| ------- | ------------------------------------------------ | ------------------------ | ----------------- |
-| ran     | zero inputs are skipped, spikes are accumulated  | as they fired            | as they are kept  |
-| integer | every input is multiplied, with the same bits    | none: residual additions | as they are kept  |
-| float16 | every input is multiplied, in FP16               | none: residual additions | 2 bytes each      |
+| machine | matrices                                            | neurons                  | weights         |
+| ------- | --------------------------------------------------- | ------------------------ | --------------- |
+| ran     | zero inputs are skipped, spikes are accumulated     | as they fired            | as they are     |
+| integer | every input is multiplied, in integers of its bits  | none: residual additions | as they are     |
+| sparse  | the same, but for zero inputs, which are skipped    | none: residual additions | as they are     |
+| float16 | every input is multiplied, in FP16                  | none: residual additions | in 2 bytes each |
 
-What is neither a matrix nor a neuron (norms, WKV, softmax) is done in float32 by all three. Elementwise operations are
-taken as fused with the matrix beside them, so activations move only as its inputs and outputs (derived).
+So `integer` is the bit-matched baseline without spikes, and what `sparse` saves is due to zeros alone, not to spikes.
+What is neither a matrix nor a neuron (norms, WKV, softmax) is done in float32 by all of them. Elementwise operations
+are taken as fused with the matrix beside them, so activations move only as its inputs and outputs (derived).
 """
 
 from abc import ABC, abstractmethod
@@ -23,8 +25,9 @@ from qslm.energy.operations import Operation, Operations, accumulate, mac, plain
 from qslm.formats import FLOAT16, FLOAT32, Format, data_bytes, matrix_shape, stored_tensors
 from qslm.spiking.trains import Cost
 
-RAN, INTEGER, FLOATING = "ran", "integer", "float16"
-MACHINES = (RAN, INTEGER, FLOATING)
+RAN, INTEGER, SPARSE, FLOATING = "ran", "integer", "sparse", "float16"
+MACHINES = (RAN, INTEGER, SPARSE, FLOATING)
+INTEGERS = (INTEGER, SPARSE)
 NO_COST = Cost(0, 0, 0, 0)
 SELECTION = 1.5  # comparisons a value to find a median (Floyd and Rivest, CACM 1975); derived that a machine does so
 
@@ -105,20 +108,18 @@ class Matrix(Layer):
 
     def _work(self, machine: str, terms: Terms) -> Operations:
         weight, activation = self._weight(machine, terms)
-        dense = (self.inputs - self.zeros - self.spikes) if machine == RAN else self.inputs
+        spikes = self.spikes if machine == RAN else 0
+        products = self.inputs - spikes - (self.zeros if machine in (RAN, SPARSE) else 0)
         whole = activation.startswith("int")
         total = "int32" if whole else activation
-        counts: dict[Operation, float] = {mac(weight, activation, total): dense * self.out}
-        if machine == RAN:
-            counts[accumulate(weight, total)] = self.spikes * self.out
         counts = _sum(
-            counts,
+            {mac(weight, activation, total): products * self.out, accumulate(weight, total): spikes * self.out},
             self._scaling(machine, terms, total),
             quantization(self.inputs, self.tokens) if whole else {},
             {plain("add", "float32"): self.tokens * self.out * self.bias},
         )
         moved = (self.inputs + self.tokens * self.out) * _bits(activation) / 8
-        uses = (dense + (self.spikes if machine == RAN else 0)) * self.out
+        uses = (products + spikes) * self.out
         return Operations(counts, {"activations": moved, "buffer": uses * _bits(weight) / 8})
 
     def _weight(self, machine: str, terms: Terms) -> tuple[str, str]:
@@ -126,7 +127,7 @@ class Matrix(Layer):
         if machine == FLOATING:
             return "float16", "float16"
         format, bits = self._format(terms), _bits(terms.activations)
-        if machine == INTEGER:
+        if machine in INTEGERS:
             return f"int{format.bits}", f"int{bits}"
         return (f"int{format.bits}" if format.kind != "float" else f"float{format.bits}"), terms.activations
 
@@ -140,12 +141,12 @@ class Matrix(Layer):
     def _scaling(self, machine: str, terms: Terms, total: str) -> dict[Operation, float]:
         """One rescaling a scale and token, and one by the step of a token where activations are integers."""
         format = self._format(terms)
-        if machine == FLOATING or not (format.is_integer or machine == INTEGER):
+        if machine == FLOATING or not (format.is_integer or machine in INTEGERS):
             return {}
         groups = format.scale_shape(*matrix_shape(self.sites[self._site]))[1] if format.is_integer else 1
         sums = self.tokens * self.out * groups
         found: dict[Operation, float] = {
-            plain("rescale", "float32"): sums + (self.tokens * self.out if machine == INTEGER else 0),
+            plain("rescale", "float32"): sums + self.tokens * self.out * (machine in INTEGERS),
             plain("add", "float32"): sums - self.tokens * self.out,
         }
         if format.has_zeros:
@@ -225,7 +226,7 @@ class Rounded(Layer):
 
     def _products(self, machine: str, terms: Terms) -> dict[Operation, float]:
         """What weights and inputs do together."""
-        weight, dense = f"int{self.format.bits}", self.inputs * self.out
+        weight, dense = f"int{self.format.bits}", (self.live if machine == SPARSE else self.inputs) * self.out
         if machine == FLOATING:
             return {mac("float16", "float16", "float16"): dense}
         if self.kind == "float" and machine == RAN:
