@@ -53,7 +53,7 @@ def test_a_format_makes_it_cheaper(ask):
 
 
 def test_an_artifact_is_accounted_by_its_own_bits_and_a_study_by_its_candidates(
-    ask, call, checkpoint, text, tmp_path_factory
+    ask, call, refused, checkpoint, classifier, table, text, tmp_path_factory
 ):
     run = tmp_path_factory.mktemp("runs") / "own"
     words = ("--max-rise", "50%", "--precisions", "8 4", "--max-evaluations", 4, "--context", 16, "--windows", 40)
@@ -73,6 +73,8 @@ def test_an_artifact_is_accounted_by_its_own_bits_and_a_study_by_its_candidates(
     assert own["decode"]["memory_pj"] == pytest.approx(packed["memory_pj"], rel=0.01)  # activity differs a little
     shown = call("energy", checkpoint, "--task", "text", "--file", text, "--tokens", 8, *SURE, "--study", run)
     assert "candidates" in shown.stdout, shown.stderr
+    other = ("energy", classifier, "--task", "labelled", "--file", table, *SURE, "--study", run)
+    assert "other sites" in refused(*other)
 
 
 def test_the_tables_say_what_there_is(call, checkpoint, text):
