@@ -58,3 +58,7 @@ class TrainingError(QslmError):
 
 class SpikeError(QslmError):
     """Activations or weights cannot be turned into spikes, or spikes are damaged."""
+
+
+class EnergyError(QslmError):
+    """A table of energies is damaged or lacks something, or an account cannot be made."""

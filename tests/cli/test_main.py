@@ -10,7 +10,10 @@ import torch
 
 from qslm.cli.options import use_threads
 
-VERBS = ("demo", "inspect", "sensitivity", "search", "status", "select", "eval", "verify", "generate", "train", "data")
+VERBS = (
+    "demo", "inspect", "sensitivity", "search", "status", "select", "eval", "energy", "verify", "generate", "train",
+    "data",
+)  # fmt: skip
 
 
 def run(*words, **options):

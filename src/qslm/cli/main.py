@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qslm.cli import data, demo, eval, generate, inspect, search, select, sensitivity, spike, status, train, verify
+from qslm.cli import (
+    data,
+    demo,
+    energy,
+    eval,
+    generate,
+    inspect,
+    search,
+    select,
+    sensitivity,
+    spike,
+    status,
+    train,
+    verify,
+)
 from qslm.cli.failures import BAD_INPUT, explain
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -22,6 +36,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "status": status.status,
     "select": select.select,
     "eval": eval.evaluate,
+    "energy": energy.energy,
     "verify": verify.verify,
     "generate": generate.generate,
     "spike": spike.spike,
