@@ -70,9 +70,9 @@ def energy(
     """
     use_threads(threads)
     from qslm.allocation import Allocation
-    from qslm.anatomy.find import find_anatomy
     from qslm.energy import REGISTERS, Placement, Terms, bound, load_table, work_shares
     from qslm.errors import EnergyError
+    from qslm.loading.outline import read_outline
 
     if activations not in ("float16", "float32"):
         raise EnergyError(f"{activations[:40]!r} is no type of activations.", "Give float16 or float32.")
@@ -94,7 +94,7 @@ def energy(
             windows=None,
             progress=progress,
         )
-        anatomy = find_anatomy(loaded.model)
+        anatomy = read_outline(checkpoint, binary_embedding).anatomy  # spiking layers have no sites of their own
         terms = _terms(loaded, anatomy, form, activations)
         candidates = [(row, Terms.of(Allocation.from_json(anatomy, row.allocation), activations)) for row in rows]
         meter, calls = _metered(loaded.model, made, tokens)
@@ -127,7 +127,7 @@ def energy(
 def _suitable(checkpoint: str) -> str:
     from qslm.loading.outline import read_outline
 
-    return "wikitext2" if read_outline(checkpoint).config.classes is None else "sst2"
+    return "wikitext2" if read_outline(checkpoint).classes is None else "sst2"
 
 
 def _terms(loaded: Any, anatomy: Any, form: str | None, activations: str) -> Any:

@@ -16,11 +16,15 @@ from qslm.models.shapes import read_shapes
 
 @dataclass(frozen=True)
 class Outline:
-    """What `anatomy.find.find_anatomy` finds in a network, the ids that it knows, and the bytes of its file."""
+    """What `anatomy.find.find_anatomy` finds in a network, the ids that it knows, and the bytes of its file.
+
+    classes: of a classifier, None for a language model.
+    """
 
     anatomy: Anatomy
     vocabulary_size: int
     file_bytes: int
+    classes: int | None = None
 
 
 def read_outline(source: str | Path, binary_embedding: str = "auto") -> Outline:
@@ -35,7 +39,7 @@ def read_outline(source: str | Path, binary_embedding: str = "auto") -> Outline:
 
         return Outline(*outline_causal(found))
     config = infer_config(_shapes(found), found.config, str(found.weights))
-    return Outline(anatomy_of(config), config.vocabulary_size, found.weights.stat().st_size)
+    return Outline(anatomy_of(config), config.vocabulary_size, found.weights.stat().st_size, config.classes)
 
 
 def anatomy_of(config: SpikeGPTConfig) -> Anatomy:
