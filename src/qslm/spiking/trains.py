@@ -175,13 +175,14 @@ class Windows:
     """The codes of the three populations of `SpikeCounts`, each in a window of its own, one after the other.
 
     Normal values take the steps of Q, salient and massive ones each those of S; massive spikes count 2^e. A token
-    without salient (massive) values spends no time on their window. By default normal values are bit planes, and
-    salient ones, which are few and long, come as first spikes (derived).
+    without salient (massive) values spends no time on their window. By default normal values are first spikes, one each
+    in a short window; salient ones, which are few, are bit planes: as first spikes they would need a step for every
+    count up to S (derived).
     """
 
-    normal: SpikeCode = BIT_PLANES
-    salient: SpikeCode = FIRST_SPIKE
-    massive: SpikeCode = FIRST_SPIKE
+    normal: SpikeCode = FIRST_SPIKE
+    salient: SpikeCode = BIT_PLANES
+    massive: SpikeCode = BIT_PLANES
 
     def trains(self, counts: SpikeCounts) -> tuple[Train, ...]:
         """The windows that are needed, in their order; the sum of their integers is `counts.integers()`."""
