@@ -198,7 +198,7 @@ class Table:
         if base is not None:
             step = compare(self.case.task, found.losses, base.losses, "relative")
             row |= {"step": 100 * step.loss, "step_low": 100 * step.low, "step_high": 100 * step.high}
-        self.progress.message(told(row))
+        self.progress.message(spelled(row))
         return row
 
 
@@ -235,7 +235,7 @@ def counted(found: Conversion) -> dict[str, float]:
     return {"salient_ratio": salient / values, "activation_bits": 8 * stored / values, "zero_ratio": zeros / values}
 
 
-def told(row: Mapping[str, Any]) -> str:
+def spelled(row: Mapping[str, Any]) -> str:
     """A row in a line."""
     step = f", step {row['step']:+.2f} % ({row['step_low']:+.2f} to {row['step_high']:+.2f})" if "step" in row else ""
     return f"{row['model']}: {row['method']} ({row['role']}): perplexity {row['perplexity']:.3f}{step}"

@@ -83,14 +83,14 @@ class Inspection:
 
 
 def inspect(
-    model: nn.Module, *, template: Format = TEMPLATE, vectors: Format = FLOAT32, signs: bool = True
+    model: nn.Module | Anatomy, *, template: Format = TEMPLATE, vectors: Format = FLOAT32, signs: bool = True
 ) -> Inspection:
-    """Find the anatomy of a network and count its bytes at every width.
+    """Find the anatomy of a network, or take it, and count its bytes at every width.
 
     `template` says how integers are stored, a width replaces its bits; `vectors` is the float format of
     one-dimensional parameters; `signs` stores a binarized embedding as signs. Raises AllocationError.
     """
-    anatomy = find_anatomy(model)
+    anatomy = model if isinstance(model, Anatomy) else find_anatomy(model)
     allocations = {32: Allocation.float32(anatomy)}
     for bits in WIDTHS[1:]:
         narrow = replace(template, bits=bits)

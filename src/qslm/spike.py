@@ -1,5 +1,6 @@
 """From a checkpoint to a packed spiking model: measure, convert, measure again, pack."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from qslm import folders
 from qslm.anatomy.find import find_anatomy
 from qslm.conversion.convert import Conversion, Seen, convert
-from qslm.conversion.packing import write_spiking
+from qslm.conversion.packing import SPIKES, round_rest
 from qslm.conversion.rotate import rotate
 from qslm.errors import ArtifactError, CheckpointError, FormatError, SpikeError
 from qslm.evaluation import Evaluation, evaluate
@@ -23,7 +24,7 @@ from qslm.tasks.statistics import Comparison, Kind, compare
 from qslm.tasks.task import Task
 
 ENCODING = Encoding(clip=0.9)
-FLOAT, SPIKES = "float", "spikes"
+FLOAT = "float"
 SPLIT = "search"
 
 
@@ -74,8 +75,9 @@ DEFAULTS = SpikeOptions()
 class Spiked:
     """What a conversion gave, measured on the search split: the float network, rounded weights alone, and spikes.
 
-    step: what the spikes cost beside the rounded weights, and loss: what all costs beside the float network, in the
-    unit of `kind`, with paired 95 % intervals. layers: of every layer the values that reached it, the shares of salient
+    Embedding and head are rounded in both, as the packed file has them. weights: what the rounded weights cost beside
+    the float network, loss: what all costs, and step: what the spikes cost beside the rounded weights, in the unit of
+    `kind`, with paired 95 % intervals. layers: of every layer the values that reached it, the shares of salient
     ones and of zeros, and the bits of a stored one.
     """
 
@@ -84,6 +86,7 @@ class Spiked:
     spikes: Evaluation
     unit: str
     kind: Kind
+    weights: Comparison
     loss: Comparison
     step: Comparison
     layers: Mapping[str, Mapping[str, float]]
@@ -120,6 +123,7 @@ class Spiked:
             "float32": self.float32.value,
             "rounded": self.rounded.value,
             "spikes": self.spikes.value,
+            "weights": ends(self.weights),
             "loss": ends(self.loss),
             "step": ends(self.step),
             "salient_ratio": self.salient_ratio,
@@ -162,14 +166,24 @@ def spike(
         )
     config, forms = checkpoint.config, {FLOAT: _float, SPIKES: options.form}
     anatomy = find_anatomy(model)
-    found = convert(model, anatomy, task, forms, weights=options.format, quantizer=options.quantizer, progress=progress)
+    found = convert(
+        model,
+        anatomy,
+        task,
+        forms,
+        weights=options.format,
+        quantizer=options.quantizer,
+        tokens=sys.maxsize,  # all that the task has
+        progress=progress,
+    )
+    packable = round_rest(found, anatomy, config)
     rounded = evaluate(model, task, SPLIT, progress)
     found.use(SPIKES)
     for layer in found.layers.values():
         layer.record = Record()
     spikes = evaluate(model, task, SPLIT, progress)
     words = None if checkpoint.tokenizer is None else checkpoint.tokenizer.to_str()
-    packed = write_spiking(folder, found, anatomy, config, tokenizer_json=words)
+    packed = packable.write(folder, words)
     kind: Kind = "points" if task.higher_is_better else "relative"
     return Spiked(
         float32,
@@ -177,6 +191,7 @@ def spike(
         spikes,
         task.unit,
         kind,
+        compare(task, rounded.losses, float32.losses, kind),
         compare(task, spikes.losses, float32.losses, kind),
         compare(task, spikes.losses, rounded.losses, kind),
         _layers(found),

@@ -12,16 +12,16 @@ from networks.tasks import NextToken
 from qslm import artifact
 from qslm.anatomy.find import find_anatomy
 from qslm.conversion.convert import convert
-from qslm.conversion.packing import write_spiking
+from qslm.conversion.packing import SPIKES, round_rest
 from qslm.conversion.rotate import rotate
-from qslm.errors import CheckpointError, SpikeError
+from qslm.errors import CheckpointError, SpikeError, StudyError
 from qslm.folders import CONFIG
-from qslm.formats import Format
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.loading.outline import read_outline
 from qslm.models.causal import CausalLogits
 from qslm.spiking import Encoding
 from qslm.spiking.layer import FloatActivations, RoundedLayer, SpikeActivations
+from qslm.study.subject import Subject
 
 
 def network_of(kind):
@@ -36,8 +36,8 @@ def packed(kind, folder, form=lambda seen: SpikeActivations(Encoding(clip=0.9), 
     if "rotated" in kind:
         rotate(model.network)
     anatomy, config = find_anatomy(model), model.config.to_dict()
-    found = convert(model, anatomy, NextToken(model), {"form": form}, tokens=500)
-    write_spiking(folder, found, anatomy, config, rest=Format.parse("float32"))
+    found = convert(model, anatomy, NextToken(model), {SPIKES: form}, tokens=500)
+    round_rest(found, anatomy, config).write(folder)
     return model
 
 
@@ -76,6 +76,8 @@ def test_the_file_holds_four_bits_a_weight_of_the_layers(spikegpt):
         (lambda one: one.update(bits=True), "bits is True"),
         (lambda one: one.update(clip="0.9"), "clip is '0.9'"),
         (lambda one: one.update(threshold=-1), "threshold"),
+        (lambda one: one.update(threshold=10**400), "an encoding that is not one"),
+        (lambda one: one.update(center=0.0, reach=-1.0), "reach is -1.0"),
         (lambda one: one.update(center=0.5), "reach is None"),
         (lambda one: one.pop("clip"), "not what a conversion writes"),
         (lambda one: one.update(layers=["blocks.0.att"]), "which is no linear layer"),
@@ -97,3 +99,17 @@ def test_a_config_that_was_changed_is_refused(spikegpt, tmp_path, change, told):
 def test_other_forms_are_not_packed(tmp_path):
     with pytest.raises(SpikeError, match="takes float, which is not packed"):
         packed("spikegpt", tmp_path, lambda seen: FloatActivations())
+
+
+def test_an_empty_entry_is_refused(spikegpt, tmp_path):
+    folder = shutil.copytree(spikegpt[1], tmp_path / "changed")
+    config, _ = artifact.packed.read_config(folder)
+    entry = json.loads((folder / CONFIG).read_text())["qslm"]
+    (folder / CONFIG).write_bytes(artifact._config_text({**config, "spiking": None}, entry))
+    with pytest.raises(CheckpointError, match="not what a conversion writes"):
+        load_checkpoint(folder)
+
+
+def test_a_spiking_model_is_not_studied(spikegpt):
+    with pytest.raises(StudyError, match="has spiking layers"):
+        Subject.of(load_checkpoint(spikegpt[1]))

@@ -239,7 +239,9 @@ def test_massive_values_are_shifted():
         layer(x)
     (found,) = meter.layers
     assert found.massive == 1
-    assert found.operations(RAN, TERMS).counts[plain("shift", "int32")] == 4 * (7 + 2)  # planes of 127; the 2 bits of 68
+    assert found.operations(RAN, TERMS).counts[plain("shift", "int32")] == 4 * (
+        7 + 2
+    )  # planes of 127; the 2 bits of 68
 
 
 def small_layer(activations=None):

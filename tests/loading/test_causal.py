@@ -93,6 +93,31 @@ def test_weights_that_are_not_whole_are_refused(tmp_path):
         load_checkpoint(tmp_path)
 
 
+def test_weights_of_another_network_or_not_finite_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tiny().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    for changed, told in (
+        ({key: value for key, value in state.items() if key != name}, f"missing {name}"),
+        (state | {"model.layers.2.mlp.up_proj.weight": state[name]}, "unexpected model.layers.2"),
+        (state | {name: state[name] * float("nan")}, "up_proj.weight"),
+    ):
+        save_file({key: value.clone() for key, value in changed.items()}, path, metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=told):
+            load_checkpoint(tmp_path)
+
+
+def test_where_a_folder_lies_does_not_matter(tmp_path):
+    for name in ("one", "other"):
+        tiny().save_pretrained(tmp_path / name)
+    first, second = (load_checkpoint(tmp_path / name) for name in ("one", "other"))
+    assert first.digest == second.digest and first.config == second.config
+    assert str(tmp_path) not in json.dumps(first.config)
+
+
 def test_a_gguf_that_is_none_is_refused(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + bytes(100))

@@ -117,9 +117,12 @@ def test_a_study_that_was_killed_goes_on_with_the_block_in_flight(run, network, 
     assert path.suffix == PARTIAL and len(learned) == 2
     damaged = shutil.copytree(again, tmp_path / "damaged") / RECONSTRUCTIONS / path.name
     damaged.write_bytes(damaged.read_bytes().replace(b"flips", b"flaps"))
+    altered = shutil.copytree(again, tmp_path / "altered") / RECONSTRUCTIONS / path.name
+    altered.write_bytes(altered.read_bytes()[:-1] + bytes([altered.read_bytes()[-1] ^ 1]))
 
     monkeypatch.setattr("qslm.evaluation.reconstruction._descend", descend)
-    for there, blocks in ((again, learned[1:]), (tmp_path / "damaged", learned[:])):
+    started = learned[:]
+    for there, blocks in ((again, started[1:]), (damaged.parents[1], started), (altered.parents[1], started)):
         learned.clear()
         search(network, Calibrated(network), budget=ANY, output=there, options=OPTIONS)
         assert learned == blocks
@@ -181,7 +184,7 @@ def test_a_network_whose_neurons_are_unknown_is_refused_before_anything_is_measu
     task.splits["calibrate"] = task.splits["report"]
     options = Options(precisions=(8, 4), reconstruct=1)
     budget = Budget(None, 20.0, "points", prefer="score", mu=10.0)
-    with pytest.raises(StudyError, match="SpikingEncoder cannot be reconstructed block by block"):
+    with pytest.raises(StudyError, match="SpikingEncoder cannot be worked on block by block"):
         search(network, task, budget=budget, output=tmp_path / "run", options=options)
     assert not (tmp_path / "run").exists()
 

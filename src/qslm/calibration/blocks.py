@@ -93,7 +93,8 @@ def streams(model: nn.Module, first: Block, calls: Sequence[Call]) -> Iterator[C
 def refused(model: nn.Module, why: str) -> StudyError:
     """The error for a network that cannot be worked on block by block."""
     return StudyError(
-        f"{type(model).__name__} cannot be worked on block by block: {why}.", "Search without reconstruction."
+        f"{type(model).__name__} cannot be worked on block by block: {why}.",
+        "Reconstruction and spiking layers need a chain of attention blocks; a search without --reconstruct does not.",
     )
 
 

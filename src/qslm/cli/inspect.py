@@ -42,12 +42,14 @@ def inspect(
     Example: [bold]qslm inspect spikegpt-mini --group 64[/bold]
     """
     from qslm.inspection import inspect as look
+    from qslm.loading.outline import read_outline
 
     asked = None if widths is None else _parse_widths(widths)
     stored_as = template(group, symmetric)
     with Listener() as progress:
         loaded = open_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
-    found = look(loaded.model, template=stored_as, vectors=vector_format(vectors), signs=signs)
+    anatomy = read_outline(checkpoint, binary_embedding).anatomy  # spiking layers have no sites of their own
+    found = look(anatomy, template=stored_as, vectors=vector_format(vectors), signs=signs)
     if as_json:
         print_json({"checkpoint": checkpoint, "file_bytes": loaded.file_bytes, **found.to_dict()})
         return

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from qslm.tasks.statistics import Comparison
 
 RATIO = "6.25%"
+CALIBRATE, SENTENCES = {"wikitext2": 64, "text": 64}, 2048  # windows of a text; sentences
 
 Output = Annotated[
     Path,
     typer.Option("--output", "-o", help="Folder of the packed model.", show_default=False, parser=named, metavar="DIR"),
 ]
-TaskName = Annotated[str, typer.Option("--task", help="Text that it is calibrated and measured on: wikitext2, text.")]
+TaskName = Annotated[
+    str, typer.Option("--task", help="What it is calibrated and measured on: wikitext2, sst2, text or labelled.")
+]
 Ratio = Annotated[
     str | None, typer.Option("--ratio", help="Share of salient values of every input.", show_default=RATIO)
 ]
@@ -36,7 +39,10 @@ Clip = Annotated[float, typer.Option("--clip", help="Share of the largest normal
 Weights = Annotated[int, typer.Option("--weights", help="Bits of a weight, 2 to 8; one scale a row.")]
 Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rounded: gptq, clip, minmax, hqq.")]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Fold Hadamard rotations into a Llama first.")]
-Calibrate = Annotated[int, typer.Option("--calibrate", min=1, help="Windows of training text.")]
+Calibrate = Annotated[
+    int | None,
+    typer.Option("--calibrate", min=1, help="Windows of training text, or sentences.", show_default="64, or 2,048"),
+]
 Windows = Annotated[int, typer.Option("--windows", min=2, help="Windows of the search split to measure.")]
 
 
@@ -52,7 +58,7 @@ def spike(
     weights: Weights = 4,
     quantizer: Quantizer = "gptq",
     rotate: Rotate = False,
-    calibrate: Calibrate = 64,
+    calibrate: Calibrate = None,
     windows: Windows = 16,
     file: File = None,
     data: Data = None,
@@ -77,7 +83,7 @@ def spike(
     from qslm.spiking import Encoding
 
     use_threads(threads)
-    chosen = None if threshold is not None and ratio is None else _parse_share(ratio or RATIO)
+    chosen = None if threshold is not None and ratio is None else _parse_share(RATIO if ratio is None else ratio)
     if ratio is not None and threshold is not None:
         raise SpikeError("Both --ratio and --threshold are given.", "A ratio finds the threshold of every input.")
     encoding = Encoding(bits, salient_bits, clip)
@@ -91,7 +97,7 @@ def spike(
             data=data,
             file=file,
             context=None,
-            windows={"calibrate": calibrate, "search": windows},
+            windows={"calibrate": calibrate or CALIBRATE.get(task, SENTENCES), "search": windows},
             progress=progress,
         )
         found = convert(loaded, made, output, options, progress)
@@ -110,6 +116,7 @@ def _parse_share(text: str) -> float:
 
 
 def _print(output: Path, found: "Spiked") -> None:
+    from qslm.conversion.packing import REST
     from qslm.units import format_bytes
 
     rows = [
@@ -122,7 +129,7 @@ def _print(output: Path, found: "Spiked") -> None:
         [unit, "value", "beside float32, 95 %"],
         [
             ["float32", f"{found.float32.value:.3f}", ""],
-            ["rounded weights", f"{found.rounded.value:.3f}", ""],
+            ["rounded weights", f"{found.rounded.value:.3f}", _spelled(found, found.weights)],
             ["spikes", f"{found.spikes.value:.3f}", _spelled(found, found.loss)],
         ],
         "Search split",
@@ -133,6 +140,7 @@ def _print(output: Path, found: "Spiked") -> None:
     )
     print(f"Salient: {found.salient_ratio:.2%} of all values; {found.activation_bits:.2f} bits a stored value.")
     print("Outputs that leave a layer as spike counts: 0 %; norms, products and additions of the stream take numbers.")
+    print(f"Embedding and head stay outside the spiking layers, matrices of them in {REST}.")
     if found.rotation is not None:
         print(f"Rotated: {found.rotation}.")
     print(f"{output}: {format_bytes(found.bytes)}")

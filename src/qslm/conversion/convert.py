@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qslm.anatomy import Anatomy
 from qslm.calibration.blocks import Block, chain, streams
 from qslm.calibration.calls import Call, pieces
-from qslm.errors import CheckpointError, TaskError
+from qslm.errors import CheckpointError, SpikeError, TaskError
 from qslm.formats import Format
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import InputStatistics, round_site
@@ -72,10 +72,12 @@ def convert(
 ) -> Conversion:
     """Replace every linear layer of the attention blocks by integer weights, in place; it takes the first of `forms`.
 
-    The text is about `tokens` tokens of the task's calibration split. Raises StudyError where the blocks make no chain,
-    CheckpointError where a block has no linear layers, TaskError without text, SpikeError for formats without one
-    scale a row, and what the task, the network and the quantizer raise.
+    The text is about `tokens` tokens of the task's calibration split, positions of padding included. Raises StudyError
+    where the blocks make no chain, CheckpointError where a block has no linear layers of its own or is not in float32,
+    TaskError without text, SpikeError for formats without one scale a row, and what the task, the network, the
+    quantizer and the forms raise; the network is then of no use.
     """
+    _check_request(model, weights, forms)
     model.eval()
     calls = pieces(model, task, tokens, STEP_TOKENS)
     if not calls:
@@ -86,7 +88,7 @@ def convert(
     for block in progress.track(blocks, len(blocks), "converting the blocks"):
         linear = _linear_layers(block)
         for seen in _seen(block, stream, linear):
-            made = {form: make(seen) for form, make in forms.items()}
+            made = {form: _made(make, seen, block) for form, make in forms.items()}
             for path, weight in seen.weights.items():
                 name = f"{block.path}.{path}"
                 rounded = round_site(weight, weights, quantizer, name=name, inputs={name: seen.statistics})
@@ -96,12 +98,41 @@ def convert(
                     found.forms[form][name] = activations
         stream = [block.run(call) for call in stream]
     found.use(next(iter(forms)))
+    seen_tokens = sum(call.tokens for call in calls)
+    progress.message(f"converted: {len(found.layers)} layers, by {seen_tokens:,} tokens of calibration text")
     return found
 
 
+def _check_request(model: nn.Module, weights: Format, forms: Mapping[str, Form]) -> None:
+    """Refuse at once what would fail at the first layer."""
+    if weights.kind != "integer" or weights.granularity != "row" or not 2 <= weights.bits <= 8:
+        raise SpikeError(
+            f"Weights in {weights} have not one scale a row, or do not fit into int8.",
+            "Round them into integers by rows, symmetric ones of 2 to 8 bits: int4-sym-row.",
+        )
+    if not forms:
+        raise SpikeError("There is no form of activations.", "Name one, such as spike counts.")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise CheckpointError(
+                f"{name} is of type {parameter.dtype}.", "Convert a network in float32: model.float()."
+            )
+
+
+def _made(make: Form, seen: Seen, block: Block) -> Activations:
+    try:
+        return make(seen)
+    except SpikeError as error:
+        raise SpikeError(f"{block.path}.{next(iter(seen.weights))}: {error.problem}", error.remedy) from error
+
+
 def _linear_layers(block: Block) -> dict[str, nn.Linear]:
-    """By their paths inside a block. Raises CheckpointError where there are none."""
-    found = {path: module for path, module in block.module.named_modules() if isinstance(module, nn.Linear)}
+    """By their paths inside a block. Raises CheckpointError where there are none, or one has two paths."""
+    modules = block.module.named_modules(remove_duplicate=False)
+    found = {path: module for path, module in modules if isinstance(module, nn.Linear)}
+    if len(set(map(id, found.values()))) < len(found):
+        first = next(path for path, one in found.items() if list(found.values()).count(one) > 1)
+        raise CheckpointError(f"{block.path}.{first} stands at several places.", "Give each place a layer of its own.")
     if not found:
         kinds = sorted({type(module).__name__ for module in block.module.modules() if [*module.parameters(False)]})
         raise CheckpointError(

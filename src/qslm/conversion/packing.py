@@ -1,14 +1,16 @@
 """A converted network as a packed model: integer weights as its layers have them, spike counts in config.json."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from qslm import artifact
 from qslm.allocation import Allocation
-from qslm.anatomy import Anatomy
+from qslm.anatomy import Anatomy, Site
 from qslm.conversion.convert import Conversion
 from qslm.formats import FLOAT32, SIGN, Format
 from qslm.formats.quantized import QuantizedTensor
@@ -17,39 +19,47 @@ from qslm.spiking.placing import SPIKING, described
 
 REST = Format.parse("int8-row")  # of embedding and head, which stay outside the spiking layers (derived)
 REST_QUANTIZER = "clip"
+SPIKES = "spikes"  # the form that is packed
 
 
-def write_spiking(
-    folder: Path | str,
-    conversion: Conversion,
-    anatomy: Anatomy,
-    config: Mapping[str, Any],
-    *,
-    tokenizer_json: str | None = None,
-    rest: Format = REST,
-) -> artifact.Artifact:
-    """Pack a conversion into a folder, which `load_checkpoint` opens in the integer form.
+@dataclass(frozen=True, eq=False)
+class Packable:
+    """A conversion whose other sites are rounded too, as they will be packed: allocation, sites, and config.json."""
 
-    anatomy, config: of the network before its layers were replaced. Other matrices are packed in `rest`, a binarized
-    embedding as signs, vectors in float32. Raises ArtifactError where the folder holds something else or cannot be
-    written, SpikeError unless all layers take spike counts.
+    allocation: Allocation
+    sites: Mapping[str, QuantizedTensor]
+    config: Mapping[str, Any]
+
+    def write(self, folder: Path | str, tokenizer_json: str | None = None) -> artifact.Artifact:
+        """Pack it into a folder, which `load_checkpoint` opens in the integer form. Raises ArtifactError."""
+        return artifact.write(folder, self.sites, self.allocation, config=self.config, tokenizer_json=tokenizer_json)
+
+
+@torch.no_grad()
+def round_rest(conversion: Conversion, anatomy: Anatomy, config: Mapping[str, Any], rest: Format = REST) -> Packable:
+    """Round what stays outside the spiking layers, in place, so that the network is what its packed file will be.
+
+    anatomy, config: of the network before its layers were replaced. Other matrices get the format `rest`, a binarized
+    embedding signs, vectors float32. Raises SpikeError unless all layers can take spike counts.
     """
-    spiking = described(conversion.layers)
+    spiking = described({path: conversion.forms[SPIKES][path] for path in conversion.layers})
     layers = {f"{path}.weight": layer for path, layer in conversion.layers.items()}
+    state = {name: value for name, value in conversion.model.state_dict().items() if isinstance(value, Tensor)}
+    state |= {f"{path}.bias": one.bias for path, one in conversion.layers.items() if one.bias is not None}
 
-    def stored(name: str) -> Format:
-        site = anatomy[name]
-        if name in layers:
-            return layers[name].rounded.format
+    def stored(site: Site) -> Format:
+        if site.name in layers:
+            return layers[site.name].rounded.format
         return FLOAT32 if site.is_vector else SIGN if site.binarized else rest
 
-    formats = tuple(stored(site.name) for site in anatomy.sites)
+    formats = tuple(stored(site) for site in anatomy.sites)
     quantizers = tuple(conversion.quantizer if site.name in layers else REST_QUANTIZER for site in anatomy.sites)
     allocation = Allocation(anatomy, formats, quantizers)
-    state = {name: value.cpu() for name, value in conversion.model.state_dict().items() if isinstance(value, Tensor)}
-    state |= {f"{path}.bias": one.bias for path, one in conversion.layers.items() if one.bias is not None}
     sites: dict[str, QuantizedTensor] = {}
     for site, fmt in allocation.items():
-        layer = layers.get(site.name)
-        sites[site.name] = round_site(state[site.name], fmt, REST_QUANTIZER) if layer is None else layer.rounded
-    return artifact.write(folder, sites, allocation, config={**config, SPIKING: spiking}, tokenizer_json=tokenizer_json)
+        if site.name in layers:
+            sites[site.name] = layers[site.name].rounded
+            continue
+        sites[site.name] = round_site(state[site.name].cpu(), fmt, REST_QUANTIZER, name=site.name)
+        state[site.name].copy_(sites[site.name].dequantize())
+    return Packable(allocation, sites, {**config, SPIKING: spiking})

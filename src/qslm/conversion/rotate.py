@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qslm.conversion.hadamard import Rotation
 from qslm.conversion.llama import Llama
+from qslm.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def rotate(network: nn.Module, *, online: bool = False) -> Rotated:
     the matrix behind every feed-forward product. Raises CheckpointError (`Llama.of`).
     """
     llama = Llama.of(network)
+    if any(isinstance(module, Turn) for module in network.modules()):
+        raise CheckpointError("The network is rotated already.", "Rotate the network as it was loaded.")
     stream, heads = Rotation.of(llama.width), Rotation.of(llama.head_width)
     untied = _untie(llama)
     for norm, readers in llama.readers():

@@ -17,6 +17,7 @@ from qslm.data.tokenizer import load_tokenizer
 from qslm.errors import CheckpointError
 from qslm.loading.locating import Found
 from qslm.models.causal import INSTALL, CausalConfig, CausalLogits, build
+from qslm.models.checkpoint import check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,9 @@ class OpenedCausal:
     @property
     def digest(self) -> str:
         """The sha256 over all weight files and the config."""
-        digest = hashlib.sha256(str(sorted(self.model.config.network.items())).encode())
-        for path in self.files:
+        digest = hashlib.sha256()
+        beside = [path for path in (self.files[0].with_name(folders.CONFIG),) if path.is_file()]
+        for path in (*self.files, *beside):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -50,9 +52,21 @@ def open_causal(path: Path) -> OpenedCausal:
     files = _files(path)
     _read_config(path)
     with _by_transformers(path) as transformers, torch.random.fork_rng(devices=[]):
-        network = transformers.AutoModelForCausalLM.from_pretrained(
-            **_given(path), dtype=torch.float32, use_safetensors=None if path.suffix == folders.GGUF else True
+        network, told = transformers.AutoModelForCausalLM.from_pretrained(
+            **_given(path),
+            dtype=torch.float32,
+            use_safetensors=None if path.suffix == folders.GGUF else True,
+            output_loading_info=True,
         )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, told.get(what) or ())):
+            raise CheckpointError(
+                f"{path}: its weights are not those that its config describes: {what.replace('_keys', '')} {names[0]}"
+                + (f" and {len(names) - 1} more." if names[1:] else "."),
+                "Fetch or save it anew, as a causal language model.",
+            )
+    for name, value in network.state_dict().items():
+        check_finite(value, f"{path}: {name}")
     return OpenedCausal(CausalLogits(network.eval().requires_grad_(False)), _tokenizer(path), files)
 
 
@@ -94,11 +108,16 @@ def _by_transformers(path: Path) -> Iterator[Any]:
         import transformers
     except ImportError as error:
         raise CheckpointError(f"{path} is a network of transformers, which is not installed.", INSTALL) from error
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         yield transformers
     except Exception as error:  # it fails in many ways on files that are not as it expects
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} cannot be opened by transformers: {reason}", "Check its files.") from error
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _tokenizer(path: Path) -> Tokenizer | None:

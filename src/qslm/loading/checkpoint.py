@@ -116,7 +116,6 @@ def _open_artifact(folder: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     model = _network(packed, str(folder))
     text, origin = packed.tokenizer_json, folder / artifact.TOKENIZER
     tokenizer = _tokenizer(tokenizer, None if text is None else parse_tokenizer(text, str(origin)), folder)
-    model = model.to(_device())
     return Checkpoint(folder.name, model, tokenizer, packed.sha256, packed.file_bytes, packed.allocation_json)
 
 
@@ -127,10 +126,10 @@ def _network(packed: artifact.Artifact, origin: str) -> SpikeGPT | CausalLogits:
         model: SpikeGPT | CausalLogits = load_causal(state, packed.config, origin=origin)
     else:
         model = load_spikegpt(state, packed.config, origin=origin)
-    spiking = packed.config.get(SPIKING)
-    if spiking is not None:
-        place(model, spiking, packed.quantized, origin)
-    return model
+    if SPIKING not in packed.config:
+        return model.to(_device())
+    place(model, packed.config[SPIKING], packed.quantized, origin)
+    return model  # spiking layers run on the CPU
 
 
 def _tokenizer(given: Tokenizer | None, own: Tokenizer | None, origin: Path) -> Tokenizer | None:

@@ -14,7 +14,7 @@ from qslm.models.config import TRANSFORMERS
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "config.json", "tokenizer.json")
+HUB_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.safetensors.index.json", "config.json", "tokenizer.json")
 BINARY_EMBEDDING = ("auto", "true", "false")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
 
@@ -55,11 +55,11 @@ def find(source: str | Path, binary_embedding: str | bool = "auto") -> Found:
 
 
 def _is_causal(path: Path) -> bool:
-    """Whether transformers opens it: a GGUF file, or a folder whose config.json names a model type."""
+    """Whether transformers opens it: a GGUF file, or a folder of safetensors whose config.json names a model type."""
     if path.is_file():
         return path.suffix == folders.GGUF
-    config = _json(path / folders.CONFIG)
-    return "model_type" in config and "architecture" not in config
+    config, kinds = _json(path / folders.CONFIG), {file.suffix for file in path.iterdir()}
+    return "model_type" in config and "architecture" not in config and not kinds & {".pth", ".pt"}
 
 
 def _packed_config(folder: Path, choice: str) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class CausalConfig:
     def of(cls, config: Any, origin: str) -> "CausalConfig":
         """From a config of `transformers`. Raises CheckpointError as `from_dict` does."""
         values = json.loads(config.to_json_string(use_diff=False))
+        for name in ("_name_or_path", "transformers_version"):  # where it lay, and what read it
+            values.pop(name, None)
         return cls.from_dict({"network": values}, origin)
 
     @classmethod
@@ -76,6 +78,8 @@ class CausalLogits(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        settings: Any = network.config
+        settings.return_dict, settings.output_attentions, settings.output_hidden_states = True, False, False
 
     @property
     def config(self) -> CausalConfig:
@@ -125,8 +129,10 @@ def load_causal(state: Mapping[str, Tensor], config: Mapping[str, Any], *, origi
 
     Raises CheckpointError where they do not suit each other, and on NaN or infinity.
     """
-    model = build(CausalConfig.from_dict(config, origin), origin)
-    wanted, found = ({name: tuple(one.shape) for name, one in some.items()} for some in (model.state_dict(), state))
+    known = CausalConfig.from_dict(config, origin)
+    with torch.device("meta"):  # so that a damaged config does not take memory
+        made = build(known, origin).state_dict()
+    wanted, found = ({name: tuple(one.shape) for name, one in some.items()} for some in (made, state))
     if wanted != found:
         name = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))[0]
         raise CheckpointError(
@@ -135,5 +141,6 @@ def load_causal(state: Mapping[str, Tensor], config: Mapping[str, Any], *, origi
         )
     for name, tensor in state.items():
         check_finite(tensor, f"{origin}: {name}")
+    model = build(known, origin)
     model.load_state_dict(dict(state))
     return model.requires_grad_(False).eval()

@@ -45,7 +45,8 @@ class Encoding:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (2 <= self.bits <= self.salient_bits <= 8 and 0 < self.clip <= 1):
+        whole = type(self.bits) is int and type(self.salient_bits) is int
+        if not (whole and 2 <= self.bits <= self.salient_bits <= 8 and 0 < self.clip <= 1):
             raise SpikeError(
                 f"No encoding has {self.bits} bits, {self.salient_bits} for salient values and a clip of {self.clip}.",
                 "Give 2 <= bits <= salient_bits <= 8 and 0 < clip <= 1.",
@@ -184,6 +185,8 @@ def from_integers(integers: Tensor, step: Tensor | float, encoding: Encoding) ->
     if integers.dtype != torch.int64:
         raise SpikeError(f"Spike counts of type {integers.dtype} cannot be an input.", "Give int64, as fire does.")
     steps = checked_step(step, integers)
+    if integers.numel() and int(integers.min()) == torch.iinfo(torch.int64).min:
+        raise SpikeError(f"A spike count of {int(integers.min())} has no magnitude in int64.", "Take a larger step.")
     mask = integers.abs() > encoding.most
     counts = integers.clamp(-encoding.most, encoding.most).to(torch.int8)
     token, column = mask.nonzero(as_tuple=True)

@@ -5,7 +5,9 @@ its input takes. So they have the same weights, to the bit.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -84,15 +86,18 @@ class SpikeActivations(Activations):
     ) -> None:
         self.encoding, self.threshold, self.saliency = encoding, threshold, saliency
         self.windows = windows or Windows()
-        self._last: tuple[Tensor, SpikeCounts] | None = None
+        self._last: _Kept | None = None
 
     def counts(self, x: Tensor) -> SpikeCounts:
-        """The spike counts of x (..., in), by tokens; of the same tensor, which several layers read, they are kept."""
-        if self._last is None or self._last[0] is not x:
+        """The spike counts of x (..., in), by tokens; several layers that read the same tensor have it encoded once."""
+        if self._last is None or not self._last.is_of(x):
             rows = activations(x)
             mask = salient(rows, self.threshold) if self.saliency is None else self.saliency.mask(rows)
-            self._last = x, encode(rows, self.encoding, mask)
-        return self._last[1]
+            self._last = _Kept(x, encode(rows, self.encoding, mask), self._forget)
+        return self._last.counts
+
+    def _forget(self, _: object) -> None:
+        self._last = None
 
     def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
         """V s_n s_i + b, where V is an exact sum of integers. Raises SpikeError on NaN and infinities."""
@@ -102,7 +107,24 @@ class SpikeActivations(Activations):
             layer.record.salient += int(counts.salient.sum())
             layer.record.massive += int(counts.massive.sum())
             layer.record.cost += self.windows.cost(counts)
-        return layer.neurons.outputs(counts).unflatten(0, x.shape[:-1])
+        return layer.neurons.outputs(counts).reshape(*x.shape[:-1], -1)
+
+
+class _Kept:
+    """The spike counts of a tensor, until it is changed or no longer there; then `forget` is called."""
+
+    def __init__(self, x: Tensor, counts: SpikeCounts, forget: Callable[[object], None]) -> None:
+        self.counts = counts
+        self._of, self._version = ref(x, forget), _version(x)
+
+    def is_of(self, x: Tensor) -> bool:
+        """Whether these are the counts of x as it is now."""
+        return self._of() is x and self._version == _version(x)
+
+
+def _version(x: Tensor) -> int:
+    """How often x was changed in place; tensors of inference mode do not tell, and are taken as they were."""
+    return -1 if x.is_inference() else x._version
 
 
 class RoundedLayer(nn.Module):

@@ -16,18 +16,17 @@ from torch import nn
 from qslm.errors import CheckpointError, SpikeError
 from qslm.formats.quantized import QuantizedTensor
 from qslm.spiking.encoding import Encoding
-from qslm.spiking.layer import RoundedLayer, SpikeActivations
+from qslm.spiking.layer import Activations, RoundedLayer, SpikeActivations
 from qslm.spiking.saliency import StaticSaliency
 
 SPIKING = "spiking"  # the key in config.json
 FIELDS = {"layers", "bits", "salient_bits", "clip", "threshold", "center", "reach"}
 
 
-def described(layers: Mapping[str, RoundedLayer]) -> dict[str, Any]:
-    """What config.json says of layers by path. Raises SpikeError where one has another form than spike counts."""
+def described(forms: Mapping[str, Activations]) -> dict[str, Any]:
+    """What config.json says of the forms of layers by path. Raises SpikeError where one is other than spike counts."""
     found: dict[int, dict[str, Any]] = {}
-    for path, layer in layers.items():
-        form = layer.activations
+    for path, form in forms.items():
         if not isinstance(form, SpikeActivations):
             raise SpikeError(f"{path} takes {form.name}, which is not packed.", "Let all layers take spike counts.")
         encoding, static = form.encoding, form.saliency
@@ -52,7 +51,7 @@ def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTe
     for entry in _entries(spiking, origin):
         try:
             form = _form(entry)
-        except (SpikeError, TypeError, ValueError) as error:
+        except (SpikeError, OverflowError, TypeError, ValueError) as error:
             problem = error.problem if isinstance(error, SpikeError) else str(error)
             raise CheckpointError(f"{origin}: {SPIKING} has an encoding that is not one: {problem}", _ANEW) from error
         for path in entry["layers"]:
@@ -86,6 +85,8 @@ def _form(entry: Mapping[str, Any]) -> SpikeActivations:
     static = None
     if entry["center"] is not None or entry["reach"] is not None:
         static = StaticSaliency(_number(entry, "center"), _number(entry, "reach"))
+        if static.reach < 0:
+            raise ValueError(f"reach is {static.reach}.")
     encoding = Encoding(entry["bits"], entry["salient_bits"], _number(entry, "clip"))
     threshold = _number(entry, "threshold")
     if threshold <= 0:

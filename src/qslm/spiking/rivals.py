@@ -32,7 +32,7 @@ class RoundToNearest(Activations):
         counts = encode(rows, self.encoding, torch.zeros(rows.shape, dtype=torch.bool))
         if layer.record is not None:
             layer.record.add(counts.counts, _bytes(rows, self.encoding.bits))
-        return layer.neurons.outputs(counts).unflatten(0, x.shape[:-1])
+        return layer.neurons.outputs(counts).reshape(*x.shape[:-1], -1)
 
 
 class AtomLike(Activations):
@@ -68,7 +68,7 @@ class AtomLike(Activations):
             wide = len(self._outliers) * (OUTLIER_BITS - self.bits) * len(rows) // 8
             layer.record.add(found, _bytes(rows, self.bits, scales) + wide)
             layer.record.salient += len(self._outliers) * len(rows)
-        return F.linear(found, layer.weight, layer.bias).unflatten(0, x.shape[:-1])
+        return F.linear(found, layer.weight, layer.bias).reshape(*x.shape[:-1], -1)
 
 
 class SpikeLlmLike(Activations):
@@ -99,7 +99,7 @@ class SpikeLlmLike(Activations):
         if layer.record is not None:
             layer.record.add(found, _bytes(rows, self.bits, 2) + salient * self.more * len(rows) // 8)
             layer.record.salient += salient * len(rows)
-        return F.linear(found, layer.weight, layer.bias).unflatten(0, x.shape[:-1])
+        return F.linear(found, layer.weight, layer.bias).reshape(*x.shape[:-1], -1)
 
 
 def spikellm_saliency(weight: Tensor, moment: Tensor) -> Tensor:

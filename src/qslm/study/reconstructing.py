@@ -1,5 +1,6 @@
 """Reconstruction of finalists: which allocation is next, and its learned rounding, kept in the run folder."""
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from qslm.allocation import Allocation
+from qslm.digest import update_digest
 from qslm.errors import ArtifactError, LedgerError, StudyError
 from qslm.evaluation import Evaluator, Ledger
 from qslm.evaluation.reconstruction import Flips, Reconstruction, reconstruct
@@ -160,6 +162,7 @@ def _write(path: Path, found: Reconstruction, text: str) -> str:
     except OSError as error:
         raise LedgerError(f"Cannot make {path.parent}: {error.strerror}.", "Name another folder.") from error
     learned = {"text": text, "tokens": found.tokens, "flips": [asdict(one) for one in found.flips]}
+    learned["digest"] = _digest(found)
     return write(path, tensors, canonical_json({"sites": sites, "scaled": scaled, **learned}))
 
 
@@ -181,4 +184,16 @@ def _read(path: Path) -> tuple[Reconstruction, str]:
         for (name, site), parts in zip(sites.items(), read_tensors(path, wanted), strict=True):
             tensor = QuantizedTensor.from_stored(*site, name, parts)
             found[name] = replace(tensor, exponents=parts.get(f"{name}.exponents"))
-    return Reconstruction(found, flips, tokens), text
+    reconstruction = Reconstruction(found, flips, tokens)
+    if _digest(reconstruction) != content.get("digest"):
+        raise ArtifactError(f"{path} is not as it was written.", folder.AGAIN)
+    return reconstruction, text
+
+
+def _digest(found: Reconstruction) -> str:
+    """The sha256 of the numbers of all sites, whatever types they are held in."""
+    digest = hashlib.sha256()
+    for _, site in sorted(found.sites.items()):
+        parts = (site.codes, site.scales, site.zeros, site.exponents)
+        update_digest(digest, [part.double() for part in parts if part is not None])
+    return digest.hexdigest()

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
 from qslm.digest import update_digest
+from qslm.errors import StudyError
+from qslm.spiking.layer import RoundedLayer
 
 
 class LoadedCheckpoint(Protocol):
@@ -43,7 +45,16 @@ class Subject:
 
     @classmethod
     def of(cls, checkpoint: LoadedCheckpoint | nn.Module) -> "Subject":
-        """Take a checkpoint, or a bare network: its digest is that of its weights, its file the float32 one."""
+        """Take a checkpoint, or a bare network: its digest is that of its weights, its file the float32 one.
+
+        Raises StudyError where it is spiking: its layers hold integers, which are no sites.
+        """
+        network = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
+        if any(isinstance(module, RoundedLayer) for module in network.modules()):
+            raise StudyError(
+                f"{type(network).__name__} has spiking layers, whose integer weights are not rounded again.",
+                "Study the network that it was converted from.",
+            )
         if isinstance(checkpoint, nn.Module):
             name = type(checkpoint).__name__
             file_bytes = Allocation.float32(find_anatomy(checkpoint)).footprint().file
