@@ -114,7 +114,8 @@ def _by_transformers(path: Path) -> Iterator[Any]:
         yield transformers
     except Exception as error:  # it fails in many ways on files that are not as it expects
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} cannot be opened by transformers: {reason}", "Check its files.") from error
+        problem = f"{path} cannot be opened by transformers: {reason.rstrip('.:')}."
+        raise CheckpointError(problem, "Check its files.") from error
     finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()

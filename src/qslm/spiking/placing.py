@@ -52,8 +52,8 @@ def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTe
         try:
             form = _form(entry)
         except (SpikeError, OverflowError, TypeError, ValueError) as error:
-            problem = error.problem if isinstance(error, SpikeError) else str(error)
-            raise CheckpointError(f"{origin}: {SPIKING} has an encoding that is not one: {problem}", _ANEW) from error
+            problem = (error.problem if isinstance(error, SpikeError) else str(error)).rstrip(".")
+            raise CheckpointError(f"{origin}: {SPIKING} has an encoding that is not one: {problem}.", _ANEW) from error
         for path in entry["layers"]:
             site = quantized.get(f"{path}.weight")
             linear = dict(model.named_modules()).get(path) if isinstance(path, str) else None
