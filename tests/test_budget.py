@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,12 @@ def test_the_selection_does_not_depend_on_the_order():
     candidates = [candidate("a", 500, loss=1.0), candidate("b", 500, loss=0.5), candidate("c", 500, loss=0.5)]
     orders = itertools.permutations(candidates)
     assert {Budget(800, 2.0, "points").select(order).key for order in orders} == {"b"}
+
+
+def test_of_files_of_one_size_the_one_with_fewer_bits_of_activations_is_selected():
+    wide, narrow = (replace(candidate(f"{bits}", 500, loss=1 / bits), activation_bits=bits) for bits in (8, 4))
+    for order in ([wide, narrow], [narrow, wide]):
+        assert Budget(800, 2.0, "points").select(order) is narrow
 
 
 def test_a_candidate_without_a_number_is_never_selected_wherever_it_stands():

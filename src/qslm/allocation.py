@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -100,12 +100,15 @@ class Allocation:
         signs: bool = True,
         quantizer: Quantizers = "minmax",
     ) -> "Allocation":
-        """Every matrix in `format`, vectors and buffers in `vectors`, binarized sites as signs if `signs`."""
+        """Every matrix in `format`, vectors and buffers in `vectors`, binarized sites as signs if `signs`.
+
+        What cannot read spike counts reads numbers.
+        """
 
         def choose(site: Site) -> Format:
             if site.binarized and signs:
                 return SIGN
-            return vectors if site.is_vector else format
+            return vectors if site.is_vector else readable(site, format)
 
         return cls(anatomy, tuple(map(choose, anatomy.sites)), quantizer)
 
@@ -117,10 +120,10 @@ class Allocation:
     def replace(self, site_names: Iterable[str], format: Format, quantizer: str | None = None) -> "Allocation":
         """This allocation with another format at some sites, and another quantizer where one is given.
 
-        An alias stands for its site.
+        An alias stands for its site. What cannot read spike counts reads numbers.
         """
         changed = {self.anatomy[name].name for name in site_names}
-        formats = tuple(format if site.name in changed else old for site, old in self.items())
+        formats = tuple(readable(site, format) if site.name in changed else old for site, old in self.items())
         names: Quantizers = self.quantizer
         if quantizer is not None:
             names = tuple(quantizer if site.name in changed else name for site, _, name in self.choices())
@@ -202,6 +205,12 @@ class Allocation:
         aliases = {alias: site.name for site in self.anatomy.sites for alias in site.aliases}
         return Manifest(sites, aliases, self.named_quantizers)
 
+    @property
+    def activation_bits(self) -> float:
+        """Bits of a spike count, in the mean over all weights that read spike counts; 0 where none do."""
+        reading = [(site.numel, format.activations) for site, format in self.items() if format.activations]
+        return sum(numel * bits for numel, bits in reading) / sum(numel for numel, _ in reading) if reading else 0.0
+
     def paper_bytes(self) -> int:
         """Bytes as QSLM counts them: the weights alone, no scales, zero points or header; vectors in float32.
 
@@ -237,6 +246,11 @@ class Allocation:
     def quantizers(self) -> tuple[str, ...]:
         """The names of all quantizers that it uses, in order."""
         return tuple(sorted({name for _, _, name in self.choices() if name}))
+
+
+def readable(site: Site, format: Format) -> Format:
+    """The format, without spike counts where the site cannot read them."""
+    return format if site.spiking or not format.activations else replace(format, activations=0)
 
 
 def _size(site: Site, format: Format) -> int:

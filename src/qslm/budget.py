@@ -42,7 +42,7 @@ class Candidate:
 
     file_bytes: size of the model file. memory_ratio: tensor bytes against float32. value: the metric
     (accuracy as a fraction). loss, bound: how much worse than the baseline, measured, and its one-sided upper
-    bound.
+    bound. activation_bits: of its spike counts, 0 without any.
     """
 
     key: str
@@ -51,6 +51,7 @@ class Candidate:
     value: float
     loss: float
     bound: float
+    activation_bits: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Budget:
         """By which the preferred of several candidates comes first."""
 
         def by_size(one: Candidate) -> tuple[float | str, ...]:
-            return one.file_bytes, one.loss, one.key
+            return one.file_bytes, one.activation_bits, one.loss, one.key
 
         def by_score(one: Candidate) -> tuple[float | str, ...]:
             worth = self.score(one.value, one.memory_ratio, higher_is_better)

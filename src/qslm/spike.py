@@ -9,7 +9,7 @@ from typing import Any
 from qslm import folders
 from qslm.anatomy.find import find_anatomy
 from qslm.conversion.convert import Conversion, Seen, convert
-from qslm.conversion.packing import SPIKES, round_rest
+from qslm.conversion.packing import SPIKES, round_rest, unrounded
 from qslm.conversion.rotate import rotate
 from qslm.errors import ArtifactError, CheckpointError, FormatError, SpikeError
 from qslm.evaluation import Evaluation, evaluate
@@ -33,8 +33,10 @@ class SpikeOptions:
     """How a network is converted.
 
     ratio: the share of salient values that the threshold of every input is calibrated to; None takes `threshold`, a
-    modified z-score, for all. weights: bits, symmetric, one scale a row. All defaults are derived: 6.25 % is Atom's
-    share of outliers. Raises FormatError or SpikeError where there is no such conversion.
+    modified z-score, for all. weights: bits, symmetric, one scale a row. float_weights: pack the weights as they were,
+    for a study to choose their bits and those of the spike counts; measured are the rounded ones nevertheless. All
+    defaults are derived: 6.25 % is Atom's share of outliers. Raises FormatError or SpikeError where there is no such
+    conversion.
     """
 
     encoding: Encoding = ENCODING
@@ -43,6 +45,7 @@ class SpikeOptions:
     weights: int = 4
     quantizer: str = "gptq"
     rotate: bool = False
+    float_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.ratio is not None and not 0 < self.ratio < 0.5:
@@ -166,6 +169,9 @@ def spike(
         )
     config, forms = checkpoint.config, {FLOAT: _float, SPIKES: options.form}
     anatomy = find_anatomy(model)
+    floats = (
+        {name: one.detach().cpu().clone() for name, one in model.state_dict().items()} if options.float_weights else {}
+    )
     found = convert(
         model,
         anatomy,
@@ -183,6 +189,8 @@ def spike(
         layer.record = Record()
     spikes = evaluate(model, task, SPLIT, progress)
     words = None if checkpoint.tokenizer is None else checkpoint.tokenizer.to_str()
+    if options.float_weights:
+        packable = unrounded(floats, found, anatomy, config)
     packed = packable.write(folder, words)
     kind: Kind = "points" if task.higher_is_better else "relative"
     return Spiked(

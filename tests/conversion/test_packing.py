@@ -64,7 +64,7 @@ def test_the_file_holds_four_bits_a_weight_of_the_layers(spikegpt):
     _, folder = spikegpt
     found = artifact.read(folder)
     assert {str(one.format) for name, one in found.quantized.items() if ".att." in name and "weight" in name} == {
-        "int4-sym-row"
+        "int4-sym-row-a4"
     }
     assert len(artifact.verify(folder)) == 5
 
@@ -72,8 +72,8 @@ def test_the_file_holds_four_bits_a_weight_of_the_layers(spikegpt):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda one: one.update(bits=9), "No encoding has 9 bits"),
-        (lambda one: one.update(bits=True), "bits is True"),
+        (lambda one: one.update(salient_bits=9), "9 for salient values"),
+        (lambda one: one.update(salient_bits=True), "salient_bits is True"),
         (lambda one: one.update(clip="0.9"), "clip is '0.9'"),
         (lambda one: one.update(threshold=-1), "threshold"),
         (lambda one: one.update(threshold=10**400), "an encoding that is not one"),
@@ -82,7 +82,9 @@ def test_the_file_holds_four_bits_a_weight_of_the_layers(spikegpt):
         (lambda one: one.pop("clip"), "not what a conversion writes"),
         (lambda one: one.update(layers=["blocks.0.att"]), "which is no linear layer"),
         (lambda one: one.update(layers=[7]), "names '7'"),
-        (lambda one: one.update(layers=["head"]), "head"),
+        (lambda one: one.update(layers=["head"]), "in no entry of spiking"),
+        (lambda one: one["layers"].append(one["layers"][0]), "which is no linear layer"),
+        (lambda one: one["layers"].pop(), "1 sites read spike counts and are in no entry of spiking"),
     ],
 )
 def test_a_config_that_was_changed_is_refused(spikegpt, tmp_path, change, told):

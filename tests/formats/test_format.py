@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qslm.errors import FormatError
-from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, GROUP_SIZES, INTEGER_BITS, SIGN, Format, matrix_shape
+from qslm.formats import ACTIVATIONS, BFLOAT16, FLOAT16, FLOAT32, GROUP_SIZES, INTEGER_BITS, SIGN, Format, matrix_shape
 from qslm.formats.dtypes import code_dtype
 
 GRAINS = [("tensor", 0), ("row", 0), *(("group", size) for size in GROUP_SIZES)]
@@ -15,7 +15,12 @@ INTEGERS = [
     )
     if (grain, scale) != ("tensor", "uint8")
 ]
-ALL = [*INTEGERS, FLOAT32, FLOAT16, BFLOAT16, SIGN]
+READING = [
+    Format("integer", bits, True, "row", 0, scale, activations=read)
+    for bits, scale, read in itertools.product(range(2, 9), ("float16", "float32"), ACTIVATIONS)
+    if bits in INTEGER_BITS
+]
+ALL = [*INTEGERS, *READING, FLOAT32, FLOAT16, BFLOAT16, SIGN]
 
 
 def test_there_are_all_formats():
@@ -76,6 +81,17 @@ def test_other_texts_are_refused(text):
 def test_other_fields_are_refused(fields):
     with pytest.raises(FormatError):
         Format(*fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["int4-row-a4", "int4-sym-g64-a4", "int4-sym-tensor-a4", "int10-sym-row-a4", "int1-sym-row-a4",
+     "int4-sym-row-s8-a4", "int4-sym-row-a9", "int4-sym-row-a1", "float32-a4",
+     "int4-sym-row-a4-s32", "int4-sym-row-a04"],
+)  # fmt: skip
+def test_spike_counts_are_read_by_weights_that_a_threshold_can_hold(text):
+    with pytest.raises(FormatError):
+        Format.parse(text)
 
 
 @pytest.mark.parametrize("text", ["int4-tensor-s8", "int8-sym-tensor-s8"])

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 from networks.encoder import SpikingEncoder
 from networks.tied import TiedNetwork
 from torch import nn
 
+from qslm.anatomy import Anatomy
 from qslm.anatomy.find import find_anatomy
-from qslm.errors import AllocationError, StudyError
+from qslm.errors import AllocationError, FormatError, StudyError
 from qslm.formats import FLOAT16, FLOAT32, SIGN, Format
 from qslm.search import Options, Outcome, TieredSearch
 
@@ -211,6 +214,65 @@ def test_the_literal_block_tier_tries_a_block_that_broke_alone_on_top_of_the_oth
 
 def matrices(anatomy, block):
     return [m for m in anatomy.modules(block) if any(not site.is_vector for site in anatomy.sites_of(block, m))]
+
+
+@pytest.fixture
+def slots():
+    """An anatomy in which the matrices of the attention blocks may read spike counts."""
+    anatomy = find_anatomy(SpikingEncoder(depth=3))
+    return Anatomy(
+        tuple(replace(one, spiking=not one.is_vector and one.block.startswith("attention")) for one in anatomy.sites)
+    )
+
+
+def reading(allocation, block):
+    return {fmt.activations for site, fmt in allocation.items() if site.block == block and fmt.kind == "integer"}
+
+
+SPIKES = {"templates": (Format.parse("int8-sym-row"),), "precisions": (8, 6, 4), "activations": (8, 6, 4)}
+
+
+def test_weights_and_activations_go_down_in_turns_each_to_its_own_break(slots):
+    def loss(allocation):
+        read = [fmt.activations for _, fmt in allocation.items() if fmt.activations]
+        return float(4 in bits(allocation, "attention 0")) + float(bool(read) and min(read) < 6)
+
+    asked = run(TieredSearch(slots, Options(strategy="tiered", **SPIKES)), 0.5, loss=loss)
+    walk = [(*bits(p.allocation, "attention 1"), *reading(p.allocation, "attention 1")) for p in asked]
+    assert walk[:5] == [(8, 8), (8, 6), (6, 6), (6, 4), (4, 6)]
+    assert [p.tier for p in asked[:6]] == ["global"] * 5 + ["sensitivity"]
+    assert all(reading(p.allocation, block) == {0} for p in asked for block in ("input", "output"))
+    last = accepted(asked, 0.5, loss)[-1]
+    assert bits(last, "attention 0") == {6} and bits(last, "attention 1") == bits(last, "attention 2") == {4}
+    assert {*reading(last, "attention 0"), *reading(last, "attention 1")} == {6}
+    assert last.activation_bits == 6
+
+
+def test_no_more_is_asked_than_foretold_with_activations(slots):
+    search = TieredSearch(slots, Options(strategy="tiered", **SPIKES))
+    assert len(run(search, float("inf"))) <= search.maximum_evaluations
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"activations": (4, 8)}, "no descending list"),
+        ({"activations": (9,)}, "no descending list"),
+        ({"activations": (4, 4)}, "no descending list"),
+        ({"strategy": "knapsack"}, "knapsack does not choose the bits of activations"),
+        ({"reconstruct": 1}, "no rounding learned"),
+        ({"quantizers": ("awq",)}, "no scaled columns"),
+    ],
+)
+def test_activations_that_cannot_be_are_refused(options, told):
+    with pytest.raises(AllocationError, match=told):
+        Options(**{"strategy": "tiered", **SPIKES, **options})
+
+
+def test_groups_and_wide_weights_read_no_spike_counts():
+    for options in ({"templates": (Format.parse("int8-sym-g64"),)}, {"precisions": (10, 8)}):
+        with pytest.raises(FormatError, match="Weights that read spike counts"):
+            Options(**{"strategy": "tiered", **SPIKES, **options})
 
 
 def test_the_literal_global_tier_goes_past_a_break_while_memory_is_unmet(anatomy):

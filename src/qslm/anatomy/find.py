@@ -32,4 +32,5 @@ def _site(owners: list[OwnedTensor], block: str, module: str) -> Site:
     first = owners[0]
     binarized = all(owner.binarized for owner in owners)
     aliases = tuple(owner.name for owner in owners[1:])
-    return Site(first.name, tuple(first.value.shape), block, module, aliases, binarized, first.kind)
+    spiking = all(owner.spiking for owner in owners)
+    return Site(first.name, tuple(first.value.shape), block, module, aliases, binarized, first.kind, spiking)

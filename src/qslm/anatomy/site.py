@@ -16,7 +16,7 @@ class Site:
     """One parameter tensor, or persistent float buffer, under its state-dict key.
 
     `aliases` are the other keys of the same tensor; `binarized` says that every module that owns the tensor
-    reads only its sign, so that one bit a number stores it exactly.
+    reads only its sign, so that one bit a number stores it exactly; `spiking` that they may read spike counts.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Site:
     aliases: tuple[str, ...] = ()
     binarized: bool = False
     kind: Literal["parameter", "buffer"] = "parameter"
+    spiking: bool = False
 
     @property
     def numel(self) -> int:

@@ -27,6 +27,11 @@ class OwnedTensor:
         """Whether the owner reads only the signs of it."""
         return self.name.endswith("weight") and getattr(self.owner, "binarized", False) is True
 
+    @property
+    def spiking(self) -> bool:
+        """Whether the owner can multiply it with spike counts."""
+        return self.name.endswith("weight") and getattr(self.owner, "spiking", False) is True
+
 
 def _owned(model: nn.Module) -> Iterator[OwnedTensor]:
     """Every key of the state dict that holds floats, duplicates too, in its order."""

@@ -44,15 +44,32 @@ from qslm.folders import check_ahead
 if TYPE_CHECKING:
     from qslm.search.options import Order as BlockOrder
 
+READ_BY_SPIKES = "8 6 5 4 3 2"  # bits of weights that spike counts are multiplied with
 RECONSTRUCTION_WINDOWS = 512  # of training text, of which other searches look at 128
 
-Precisions = Annotated[str, typer.Option("--precisions", help="Bit widths to try, from the highest to the lowest.")]
+Precisions = Annotated[
+    str | None,
+    typer.Option(
+        "--precisions",
+        help="Bit widths to try, from the highest to the lowest.",
+        show_default=f"{DEFAULT_PRECISIONS}; with --activations from 8",
+    ),
+]
 Quantizers = Annotated[
     str,
     typer.Option(
         "--quantizers",
         help="How weights are rounded: clip, hqq, minmax as in the paper, or by calibration text gptq, awq, awq_gptq; "
         "or several.",
+    ),
+]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        "--activations",
+        help="Bits of the spike counts that a network of qslm spike --float-weights reads, such as 4; or several for "
+        "tiered, which lowers them in turns with the weights.",
+        show_default=False,
     ),
 ]
 Strategy = Annotated[
@@ -98,7 +115,8 @@ def search(
     file: File = None,
     data: Data = None,
     tokenizer: Tokenizer = None,
-    precisions: Precisions = DEFAULT_PRECISIONS,
+    precisions: Precisions = None,
+    activations: Activations = None,
     groups: Groups = "row",
     symmetric: Symmetric = False,
     quantizers: Quantizers = "clip",
@@ -134,6 +152,9 @@ def search(
 
     [bold]qslm search spikegpt-mini --task wikitext2 --max-rise 5% --quantizers "gptq clip hqq" --group "row 64 32"
     --reconstruct 2 -o runs/small[/bold]
+
+    [bold]qslm search mini-slots --task wikitext2 --max-rise 2% --strategy tiered --activations "8 6 4"
+    -o runs/spikes[/bold]
     """
     check_texts(task, max_memory, max_drop, max_rise)
     check_ahead(output, "study")
@@ -141,8 +162,9 @@ def search(
     from qslm.search import Options
 
     options = Options(
-        precisions=parse_precisions(precisions),
-        templates=templates(groups, symmetric),
+        precisions=parse_precisions(precisions or (READ_BY_SPIKES if activations else DEFAULT_PRECISIONS)),
+        activations=parse_precisions(activations, "--activations") if activations else (),
+        templates=templates(groups, symmetric or activations is not None),
         vectors=vector_format(vectors),
         signs=signs,
         quantizers=tuple(quantizers.replace(",", " ").split()),

@@ -39,6 +39,12 @@ Clip = Annotated[float, typer.Option("--clip", help="Share of the largest normal
 Weights = Annotated[int, typer.Option("--weights", help="Bits of a weight, 2 to 8; one scale a row.")]
 Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rounded: gptq, clip, minmax, hqq.")]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Fold Hadamard rotations into a Llama first.")]
+FloatWeights = Annotated[
+    bool,
+    typer.Option(
+        "--float-weights", help="Pack the weights in float32, for qslm search --activations to choose all bits."
+    ),
+]
 Calibrate = Annotated[
     int | None,
     typer.Option("--calibrate", min=1, help="Windows of training text, or sentences.", show_default="64, or 2,048"),
@@ -58,6 +64,7 @@ def spike(
     weights: Weights = 4,
     quantizer: Quantizer = "gptq",
     rotate: Rotate = False,
+    float_weights: FloatWeights = False,
     calibrate: Calibrate = None,
     windows: Windows = 16,
     file: File = None,
@@ -77,6 +84,8 @@ def spike(
     [bold]qslm spike SmolLM2-135M-Instruct.gguf -o smol-spikes --ratio 5% --rotate[/bold]
 
     [bold]qslm eval mini-spikes --task wikitext2[/bold]
+
+    [bold]qslm spike spikegpt-mini --float-weights -o mini-slots[/bold]
     """
     from qslm.spike import SpikeOptions
     from qslm.spike import spike as convert
@@ -87,7 +96,8 @@ def spike(
     if ratio is not None and threshold is not None:
         raise SpikeError("Both --ratio and --threshold are given.", "A ratio finds the threshold of every input.")
     encoding = Encoding(bits, salient_bits, clip)
-    options = SpikeOptions(encoding, chosen, 3.5 if threshold is None else threshold, weights, quantizer, rotate)
+    modified_z = 3.5 if threshold is None else threshold
+    options = SpikeOptions(encoding, chosen, modified_z, weights, quantizer, rotate, float_weights)
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,

@@ -1,7 +1,7 @@
 """A converted network as a packed model: integer weights as its layers have them, spike counts in config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from qslm.anatomy import Anatomy, Site
 from qslm.conversion.convert import Conversion
 from qslm.formats import FLOAT32, SIGN, Format
 from qslm.formats.quantized import QuantizedTensor
-from qslm.quantizers import round_site
+from qslm.quantizers import RoundedSites, round_site
+from qslm.spiking.layer import Activations, RoundedLayer, SpikeActivations
 from qslm.spiking.placing import SPIKING, described
 
 REST = Format.parse("int8-row")  # of embedding and head, which stay outside the spiking layers (derived)
@@ -43,13 +44,15 @@ def round_rest(conversion: Conversion, anatomy: Anatomy, config: Mapping[str, An
     embedding signs, vectors float32. Raises SpikeError unless all layers can take spike counts.
     """
     spiking = described({path: conversion.forms[SPIKES][path] for path in conversion.layers})
-    layers = {f"{path}.weight": layer for path, layer in conversion.layers.items()}
+    layers = {
+        f"{path}.weight": _packed(layer, conversion.forms[SPIKES][path]) for path, layer in conversion.layers.items()
+    }
     state = {name: value for name, value in conversion.model.state_dict().items() if isinstance(value, Tensor)}
     state |= {f"{path}.bias": one.bias for path, one in conversion.layers.items() if one.bias is not None}
 
     def stored(site: Site) -> Format:
         if site.name in layers:
-            return layers[site.name].rounded.format
+            return layers[site.name].format
         return FLOAT32 if site.is_vector else SIGN if site.binarized else rest
 
     formats = tuple(stored(site) for site in anatomy.sites)
@@ -58,8 +61,26 @@ def round_rest(conversion: Conversion, anatomy: Anatomy, config: Mapping[str, An
     sites: dict[str, QuantizedTensor] = {}
     for site, fmt in allocation.items():
         if site.name in layers:
-            sites[site.name] = layers[site.name].rounded
+            sites[site.name] = layers[site.name]
             continue
         sites[site.name] = round_site(state[site.name].cpu(), fmt, REST_QUANTIZER, name=site.name)
         state[site.name].copy_(sites[site.name].dequantize())
     return Packable(allocation, sites, {**config, SPIKING: spiking})
+
+
+def unrounded(
+    state: Mapping[str, Tensor], conversion: Conversion, anatomy: Anatomy, config: Mapping[str, Any]
+) -> Packable:
+    """The network as it was, in float32, with how its spike counts are made: what a study rounds.
+
+    state: of the network before its layers were replaced.
+    """
+    spiking = described({path: conversion.forms[SPIKES][path] for path in conversion.layers})
+    allocation = Allocation.float32(anatomy)
+    return Packable(allocation, RoundedSites(state, allocation), {**config, SPIKING: spiking})
+
+
+def _packed(layer: RoundedLayer, form: Activations) -> QuantizedTensor:
+    """The weights of a layer in the format that says what they read."""
+    assert isinstance(form, SpikeActivations)
+    return replace(layer.rounded, format=replace(layer.rounded.format, activations=form.encoding.bits))

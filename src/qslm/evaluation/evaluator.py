@@ -23,6 +23,7 @@ from qslm.formats import Format
 from qslm.formats.quantized import QuantizedTensor
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import Inputs, round_site
+from qslm.spiking.slot import SpikingSlot
 from qslm.tasks.statistics import interval
 from qslm.tasks.task import Losses, Task, Units, as_task
 
@@ -86,6 +87,8 @@ class Evaluator:
         self.chain = BlockChain(model, anatomy, PrefixCache(cache_bytes))
         self._progress = progress
         self._live = {site.name: _tensor(model, site) for site in anatomy.sites}
+        slots = {f"{path}.weight": one for path, one in model.named_modules() if isinstance(one, SpikingSlot)}
+        self._slots = {name: one for name, one in slots.items() if name in self._live}
         self._originals: dict[str, Tensor] = {}
         self._applied: dict[str, tuple[Format, str]] = {}
         self._batches: dict[str, Sequence[Any]] = {}
@@ -181,12 +184,16 @@ class Evaluator:
         original = self._originals[site.name]
         rounded = round_site(original, fmt, quantizer, name=site.name, inputs=self.inputs, learned=self.learned)
         live.copy_(rounded.dequantize())
+        if slot := self._slots.get(site.name):
+            slot.hold(rounded)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Write the float originals back."""
         for name, original in self._originals.items():
             self._live[name].copy_(original)
+        for slot in self._slots.values():
+            slot.release()
         self._originals.clear()
         self._applied.clear()
         self.chain.forget()

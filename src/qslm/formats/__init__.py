@@ -4,6 +4,7 @@ What this file exports loads without PyTorch; tensors themselves are in `quantiz
 """
 
 from qslm.formats.format import (
+    ACTIVATIONS,
     BFLOAT16,
     FLOAT16,
     FLOAT32,
@@ -24,6 +25,7 @@ from qslm.formats.layout import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "BFLOAT16",
     "FLOAT16",
     "FLOAT32",

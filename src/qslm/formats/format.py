@@ -15,13 +15,14 @@ ValueType = Literal["float16", "float32", "bfloat16"]
 
 INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 GROUP_SIZES = (32, 64, 128)
+ACTIVATIONS = (2, 3, 4, 5, 6, 7, 8)  # bits of spike counts
 
 _REMEDY = (
     "Choose a format such as int4-row, int4-g64, int3-g32-s8, int8-sym-tensor, int4-g128-s32, float32, float16, "
     "bfloat16 or sign."
 )
 _NO_SCALES = (False, "row", 0, "float16")  # the defaults, so that equal formats compare equal
-_INTEGER = re.compile(r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32|-s8)?", re.ASCII)
+_INTEGER = re.compile(r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32|-s8)?(-a([2-8]))?", re.ASCII)
 _ENDINGS: dict[ScaleType, str] = {"float16": "", "float32": "-s32", "uint8": "-s8"}  # of a format's text
 _SCALE_BITS: dict[ScaleType, int] = {"float16": 16, "float32": 32, "uint8": 8}
 
@@ -40,6 +41,9 @@ class Format:
     step in place of its blocks of 8-bit floats (derived).
 
     `sign` is one bit, exact for a tensor of which only `x >= 0` is read. `brain` tells bfloat16 from float16.
+
+    `activations` (`-a4`) are the bits of the spike counts that the matrix multiplies, sign included; 0 where it reads
+    numbers. Such weights are symmetric integers of 8 bits at most with one scale a row, which a threshold can hold.
     """
 
     kind: Kind
@@ -49,6 +53,7 @@ class Format:
     group_size: int = 0
     scale_type: ScaleType = "float16"
     brain: bool = False
+    activations: int = 0
 
     def __post_init__(self) -> None:
         if problem := self._problem():
@@ -61,6 +66,8 @@ class Format:
             return f"{self.kind!r} is not a kind of number format."
         if (self.symmetric, self.granularity, self.group_size, self.scale_type) != _NO_SCALES:
             return f"A {self.kind} format has no scales to choose."
+        if self.activations:
+            return f"Weights in a {self.kind} format read no spike counts."
         widths = {"float": (16,) if self.brain else (16, 32), "sign": () if self.brain else (1,)}[self.kind]
         return "" if self.bits in widths else f"There is no {self.kind} format of {self.bits} bits."
 
@@ -77,6 +84,18 @@ class Format:
             return f"Scales are not stored as {self.scale_type!r}; there are {_listed(tuple(_ENDINGS))}."
         if (self.scale_type, self.granularity) == ("uint8", "tensor"):
             return "A single scale per tensor gains nothing from 8 bits, which need a step beside them."
+        return self._activations_problem()
+
+    def _activations_problem(self) -> str:
+        if not self.activations:
+            return ""
+        if self.activations not in ACTIVATIONS:
+            return f"There are no spike counts of {self.activations} bits; there are {_listed(ACTIVATIONS)}."
+        if not 2 <= self.bits <= 8 or not self.symmetric or self.granularity != "row" or self.has_step:
+            return (
+                "Weights that read spike counts are symmetric integers of 2 to 8 bits with one scale a row of 16 or 32 "
+                "bits, such as int4-sym-row-a4."
+            )
         return ""
 
     @cached_property
@@ -86,7 +105,8 @@ class Format:
         if self.kind == "float":
             return f"{'b' if self.brain else ''}float{self.bits}"
         grain = f"g{self.group_size}" if self.granularity == "group" else self.granularity
-        return f"int{self.bits}{'-sym' * self.symmetric}-{grain}{_ENDINGS[self.scale_type]}"
+        reads = f"-a{self.activations}" if self.activations else ""
+        return f"int{self.bits}{'-sym' * self.symmetric}-{grain}{_ENDINGS[self.scale_type]}{reads}"
 
     def __str__(self) -> str:
         return self._text
@@ -162,10 +182,11 @@ def _parse(text: str) -> Format:
     matched = _INTEGER.fullmatch(text)
     if matched is None:
         raise FormatError(f"{text[:40]!r} is not a number format.", _REMEDY)
-    bits, symmetric, grain, group, ending = matched.groups(default="")
+    bits, symmetric, grain, group, ending, _, activations = matched.groups(default="")
     granularity: Granularity = "group" if group else "tensor" if grain == "-tensor" else "row"
     scale_type = next(one for one, its_ending in _ENDINGS.items() if its_ending == ending)
-    return Format("integer", int(bits), bool(symmetric), granularity, int(group or 0), scale_type)
+    shape: tuple[Granularity, int, ScaleType] = granularity, int(group or 0), scale_type
+    return Format("integer", int(bits), bool(symmetric), *shape, activations=int(activations or 0))
 
 
 def _listed(choices: tuple[object, ...]) -> str:

@@ -38,6 +38,7 @@ class Checkpoint:
     file_bytes: int
     allocation: str | None = None  # canonical JSON, for a packed artifact
     source: str | None = None  # what it was opened by: a path, a shipped name, a Hub id
+    spiking: dict[str, Any] | None = None  # how its layers read spike counts (`qslm.spiking.placing`)
 
     def __post_init__(self) -> None:
         """Let the network itself say how large its file is: `evaluate` is given no more than the network."""
@@ -46,7 +47,7 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """What `config.json` says of the model."""
-        return self.model.config.to_dict()
+        return self.model.config.to_dict() | ({SPIKING: self.spiking} if self.spiking else {})
 
 
 def load_model(source: str | Path, **options: Any) -> SpikeGPT | CausalLogits:
@@ -116,7 +117,10 @@ def _open_artifact(folder: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     model = _network(packed, str(folder))
     text, origin = packed.tokenizer_json, folder / artifact.TOKENIZER
     tokenizer = _tokenizer(tokenizer, None if text is None else parse_tokenizer(text, str(origin)), folder)
-    return Checkpoint(folder.name, model, tokenizer, packed.sha256, packed.file_bytes, packed.allocation_json)
+    return Checkpoint(
+        *(folder.name, model, tokenizer, packed.sha256, packed.file_bytes, packed.allocation_json),
+        spiking=packed.config.get(SPIKING),
+    )
 
 
 def _network(packed: artifact.Artifact, origin: str) -> SpikeGPT | CausalLogits:
@@ -126,9 +130,9 @@ def _network(packed: artifact.Artifact, origin: str) -> SpikeGPT | CausalLogits:
         model: SpikeGPT | CausalLogits = load_causal(state, packed.config, origin=origin)
     else:
         model = load_spikegpt(state, packed.config, origin=origin)
-    if SPIKING not in packed.config:
+    if SPIKING not in packed.config and not any(site.format.activations for site in packed.quantized.values()):
         return model.to(_device())
-    place(model, packed.config[SPIKING], packed.quantized, origin)
+    place(model, packed.config.get(SPIKING), packed.quantized, origin)
     return model  # spiking layers run on the CPU
 
 

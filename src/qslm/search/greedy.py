@@ -62,10 +62,10 @@ class GreedySearch(Strategy):
         """The matrices that hold the quality alone at one step below the base."""
         ladders = []
         for site in self._options.matrices(self._anatomy):
-            ladder = _Ladder(site, base.level, 0.0)
+            ladder = _Ladder(site, base.place.weights, 0.0)
             if self._is_down(ladder):
                 break
-            fmt = self._formats[base.level + 1]
+            fmt = self._formats[base.place.weights + 1]
             allocation = base.allocation.replace([site.name], fmt)
             outcome = yield Proposal(allocation, "sensitivity", f"{site.name} alone at {fmt}")
             ladder.added = outcome.loss - base.loss

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Literal
 
-from qslm.allocation import Allocation
+from qslm.allocation import Allocation, readable
 from qslm.anatomy import Anatomy, Site
 from qslm.budget import Budget, check_possible
 from qslm.errors import AllocationError, BudgetError
-from qslm.formats import FLOAT32, Format, data_bytes, entry_bytes, stored_tensors
+from qslm.formats import ACTIVATIONS, FLOAT32, Format, data_bytes, entry_bytes, stored_tensors
 
 Order = Literal["sensitivity", "network"]
 
@@ -18,6 +18,7 @@ TEMPLATE = Format("integer", 8)
 # The names of `qslm.quantizers`, which PyTorch takes a second to load for.
 SCALING = ("awq", "awq_gptq")  # those whose scales of columns end in the scales of other matrices' rows
 QUANTIZERS = ("clip", "minmax", "hqq", "gptq", *SCALING)
+DESCENDING = ("tiered", "uniform")  # those that lower weights and activations in turns
 NAMES = ("knapsack", "tiered", "literal", "uniform", "greedy", "random", "tpe", "nsga2")
 EVALUATIONS = 200  # what a strategy without an end of its own asks for where no limit is given
 SEEDS = 2**32
@@ -28,9 +29,11 @@ class Options:
     """How a search goes.
 
     precisions: the bit widths to try. templates: how integers are stored (granularity, symmetry, scale type), in one
-    way or several; a precision replaces their bits. vectors: the float format of one-dimensional parameters. signs:
-    whether a binarized embedding is stored as signs. quantizers: how weights are rounded, of QUANTIZERS; of several the
-    knapsack takes for every site and format the one that is expected to lose least, the other strategies the first.
+    way or several; a precision replaces their bits. activations: bits of the spike counts that spiking layers read,
+    several for the strategies that lower them too (DESCENDING); none where they read numbers. vectors: the float format
+    of one-dimensional parameters. signs: whether a binarized embedding is stored as signs. quantizers: how weights are
+    rounded, of QUANTIZERS; of several the knapsack takes for every site and format the one that is expected to lose
+    least, the other strategies the first.
     strategy: one of NAMES. order: of the blocks in the tiered search, by the loss of each alone ("sensitivity") or as
     they stand ("network"). seed: of the strategies that draw. max_evaluations: random, tpe and nsga2 have no other end
     and take EVALUATIONS where it is None. max_seconds: no evaluation begins later. early: whether an evaluation may end
@@ -51,6 +54,7 @@ class Options:
     max_seconds: float | None = None
     early: bool = True
     reconstruct: int = 0
+    activations: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.precisions:
@@ -85,6 +89,30 @@ class Options:
                 raise AllocationError(problem, f"Choose one of: {', '.join(QUANTIZERS)}.")
         self._check_scaling()
         check_name(self.strategy)
+        self._check_activations()
+
+    def _check_activations(self) -> None:
+        """Refuse what has no integer form, and what no strategy or quantizer knows to do with spike counts."""
+        if not self.activations:
+            return
+        if list(self.activations) != sorted(set(self.activations) & set(ACTIVATIONS), reverse=True):
+            raise AllocationError(
+                f"Activations of {' '.join(map(str, self.activations))} bits are no descending list of 8 to 2.",
+                "Give such as 8 6 5 4.",
+            )
+        if len(self.activations) > 1 and self.strategy not in DESCENDING:
+            raise AllocationError(
+                f"The strategy {self.strategy} does not choose the bits of activations.",
+                f"Give one number of bits, or a strategy that lowers them: {', '.join(DESCENDING)}.",
+            )
+        if self.reconstruct or any(name in SCALING for name in self.quantizers):
+            raise AllocationError(
+                "Layers that read spike counts have no rounding learned as a whole, and no scaled columns.",
+                "Search without --reconstruct, with the quantizers clip, minmax, hqq or gptq.",
+            )
+        for template in self.templates:
+            for bits in self.precisions:
+                replace(template, bits=bits, activations=self.activations[0])
 
     def _check_scaling(self) -> None:
         """Refuse quantizers that scale columns where a fold would need scales of single rows that there are not."""
@@ -102,8 +130,14 @@ class Options:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """Every template at every precision, from the most bits a weight to the fewest."""
-        found = {replace(template, bits=bits) for template in self.templates for bits in self.precisions}
+        """Every template at every precision, from the most bits a weight to the fewest, with the most of activations.
+
+        Where there are several bits of activations, `lowered` gives the others.
+        """
+        most = self.activations[0] if self.activations else 0
+        found = {
+            replace(template, bits=bits, activations=most) for template in self.templates for bits in self.precisions
+        }
         return tuple(sorted(found, key=_order, reverse=True))
 
     def uniform(self, anatomy: Anatomy, fmt: Format) -> Allocation:
@@ -124,7 +158,7 @@ class Options:
         rest = self.uniform(anatomy, FLOAT32)
         first = self.quantizers[0]
         names = tuple((quantizers or {}).get(site.name) or first for site in anatomy.sites)
-        chosen = tuple(formats.get(site.name, fmt) for site, fmt in rest.items())
+        chosen = tuple(readable(site, formats.get(site.name, fmt)) for site, fmt in rest.items())
         return Allocation(anatomy, chosen, first if set(names) == {first} else names)
 
     def smallest(self, anatomy: Anatomy) -> Allocation:
@@ -159,6 +193,7 @@ class Options:
             "vectors": str(self.vectors),
             "precisions": list(self.precisions),
             "quantizers": list(self.quantizers),
+            "activations": list(self.activations),
         }
         return {**vars(self), **texts}
 

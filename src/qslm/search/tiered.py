@@ -11,6 +11,7 @@ from math import inf, isnan
 
 from qslm.allocation import Allocation
 from qslm.anatomy import INPUT, OUTPUT, Anatomy
+from qslm.search.ladder import Descent, Place, steps
 from qslm.search.options import DEFAULT_OPTIONS, Options
 from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 from qslm.search.uniform import Base, descend
@@ -39,6 +40,9 @@ class TieredSearch(Strategy):
     MODULE: the same for the modules of the attention blocks, the largest of a block first (order="network":
     as they are registered). A block with one module has had its turn.
 
+    Where layers read spike counts, the bits of these go down in turns with the bits of the weights, each until its own
+    first break (derived).
+
     Vectors keep the options' float format; a binarized embedding keeps `sign` when their `signs` is true.
 
     literal: search as the paper's prose says, and save nothing but the second evaluation of an identical
@@ -50,7 +54,7 @@ class TieredSearch(Strategy):
     def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS, *, literal: bool = False) -> None:
         super().__init__(options.max_evaluations)
         self._anatomy, self._options, self._literal = anatomy, options, literal
-        self._formats, self._matrices = options.formats, set(options.matrices(anatomy))
+        self._matrices = set(options.matrices(anatomy))
         self._blocks = tuple(part for part in map(self._block, anatomy.blocks) if part.sites)
 
     @property
@@ -58,25 +62,25 @@ class TieredSearch(Strategy):
         """A bound that holds whatever is told: every tier walks the whole list for every part."""
         probes = len(self._blocks) if self._options.order == "sensitivity" else 0
         modules = sum(len(self._modules(block)) for block in self._blocks)
-        return self._at_most(1 + len(self._formats) * (1 + len(self._blocks) + modules) + probes)
+        return self._at_most(1 + steps(self._options) * (1 + len(self._blocks) + modules) + probes)
 
     def steps(self) -> Steps:
         """The tiers one after the other."""
         base = yield from descend(self._anatomy, self._options, until_memory=self._literal)
-        if base.level + 1 == len(self._formats):
+        if (below := base.place.next(self._options)) is None:
             return
-        order = yield from self._ordered(base)
-        current, levels = base.allocation, {part.block: base.level for part in self._blocks}
+        order = yield from self._ordered(base, below)
+        current, places = base.allocation, {part.block: base.place for part in self._blocks}
         for part in order:
-            current, levels[part.block] = yield from self._lowered(current, part, base.level, "block")
+            current, places[part.block] = yield from self._lowered(current, part, base.place, "block")
         for part in self._module_turns(order):
-            current, _ = yield from self._lowered(current, part, levels[part.block], "module")
+            current, _ = yield from self._lowered(current, part, places[part.block], "module")
 
-    def _ordered(self, base: Base) -> Generator[Proposal, Outcome, list[_Part]]:
+    def _ordered(self, base: Base, below: Place) -> Generator[Proposal, Outcome, list[_Part]]:
         """The blocks in the order in which the block tier takes them."""
         if self._options.order == "network":
             return list(self._blocks)
-        fmt = self._formats[base.level + 1]
+        fmt = below.format(self._options)
         probed: list[tuple[float, int]] = []
         for index, part in enumerate(self._blocks):
             allocation = base.allocation.replace(part.sites, fmt)
@@ -86,17 +90,18 @@ class TieredSearch(Strategy):
         return [self._blocks[index] for _, index in sorted(probed)]
 
     def _lowered(
-        self, base: Allocation, part: _Part, level: int, tier: str
-    ) -> Generator[Proposal, Outcome, tuple[Allocation, int]]:
-        """`base` with `part`, now at `level`, as low as the quality holds, and that place in the list."""
-        for index in range(level + 1, len(self._formats)):
-            fmt = self._formats[index]
+        self, base: Allocation, part: _Part, place: Place, tier: str
+    ) -> Generator[Proposal, Outcome, tuple[Allocation, Place]]:
+        """`base` with `part`, now at `place`, as low as the quality holds, and that place."""
+        descent = Descent(self._options, place)
+        while (lower := descent.lower) is not None:
+            fmt = lower.format(self._options)
             allocation = base.replace(part.sites, fmt)
             outcome = yield Proposal(allocation, tier, f"{part.name} at {fmt}")
-            if not outcome.quality_ok:
-                break
-            base, level = allocation, index
-        return base, level
+            if outcome.quality_ok:
+                base = allocation
+            descent.tell(outcome.quality_ok)
+        return base, descent.place
 
     def _block(self, block: str) -> _Part:
         return self._part(block, block, None)

@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy
 from qslm.formats import FLOAT32
+from qslm.search.ladder import Descent, Place, steps
 from qslm.search.options import DEFAULT_OPTIONS, Options
 from qslm.search.strategy import Outcome, Proposal, Steps, Strategy
 
 
 @dataclass(frozen=True)
 class Base:
-    """The lowest uniform allocation that held the quality, its place in `Options.formats` and its loss.
+    """The lowest uniform allocation that held the quality, its place on the ladders and its loss.
 
-    Where none held it is float32, at place -1.
+    Where none held it is float32.
     """
 
     allocation: Allocation
-    level: int
+    place: Place
     loss: float
 
 
@@ -27,25 +28,26 @@ def descend(anatomy: Anatomy, options: Options, *, until_memory: bool = False) -
 
     until_memory: go on past a break while memory is unmet, as QSLM's text has it.
     """
-    base = None
-    for level, fmt in enumerate(options.formats):
+    base, descent = None, Descent(options, Place())
+    while (place := descent.lower) is not None:
+        fmt = place.format(options)
         allocation = options.uniform(anatomy, fmt)
         outcome = yield Proposal(allocation, "global", f"whole network at {fmt}")
         if outcome.quality_ok:
-            base = Base(allocation, level, outcome.loss)
-        elif outcome.memory_ok or not until_memory:
-            break
+            base = Base(allocation, place, outcome.loss)
+        descent.tell(outcome.quality_ok or (until_memory and not outcome.memory_ok))
     if base is None:
         allocation = options.uniform(anatomy, FLOAT32)
         outcome = yield Proposal(allocation, "global", "whole network at float32")
-        base = Base(allocation, -1, outcome.loss)
+        base = Base(allocation, Place(), outcome.loss)
     return base
 
 
 class UniformSearch(Strategy):
     """Every precision for the whole network, from the highest to the first that breaks the quality.
 
-    Unmet memory alone does not end it. Where the highest breaks the quality, float32 is asked last.
+    Weights and activations go down in turns, each to its own first break. Unmet memory alone does not end it. Where the
+    highest breaks the quality, float32 is asked last.
     """
 
     def __init__(self, anatomy: Anatomy, options: Options = DEFAULT_OPTIONS) -> None:
@@ -54,8 +56,8 @@ class UniformSearch(Strategy):
 
     @property
     def maximum_evaluations(self) -> int:
-        """The precisions, or the highest and float32."""
-        return self._at_most(max(len(self._options.formats), 2))
+        """The precisions of weights and activations, or the highest and float32."""
+        return self._at_most(max(steps(self._options), 2))
 
     def steps(self) -> Steps:
         """The descent."""

@@ -142,7 +142,7 @@ class RoundedLayer(nn.Module):
             )
         zeros = 0 if rounded.zeros is None else rounded.zeros.short()
         integers = rounded.codes.short() - zeros
-        if int(integers.abs().max()) > 127:
+        if not bool((integers.to(torch.int8) == integers).all()):
             raise SpikeError(f"Weights in {rounded.format} are beyond int8.", "Give symmetric integers of 2 to 8 bits.")
         self.rounded, self.activations = rounded, activations
         self.record: Record | None = None

@@ -1,10 +1,12 @@
 """Spiking layers in config.json, and back into a network that was packed.
 
-    "spiking": {"inputs": [{"layers": [PATH, ...], "bits": 4, "salient_bits": 8, "clip": 0.9, "threshold": 3.5,
-                            "center": null, "reach": null}, ...]}
+    "spiking": {"inputs": [{"layers": [PATH, ...], "salient_bits": 8, "clip": 0.9, "threshold": 3.5, "center": null,
+                            "reach": null}, ...]}
 
-Every entry is an input that its layers share, with the encoding of its spike counts; center and reach are those of a
-static saliency, in place of the threshold. The integer weights of a layer lie packed as its site `PATH.weight`.
+Every entry is an input that its layers share, and says how its spike counts are made (`SpikingInput`); center and reach
+are those of a static saliency, in place of the threshold. How many bits the counts have is said by the format of the
+site `PATH.weight`, such as int4-sym-row-a4: integers that spike counts are multiplied with. A site in a format without
+them belongs to a layer that reads numbers, until a study rounds it.
 """
 
 from collections.abc import Mapping
@@ -15,12 +17,12 @@ from torch import nn
 
 from qslm.errors import CheckpointError, SpikeError
 from qslm.formats.quantized import QuantizedTensor
-from qslm.spiking.encoding import Encoding
-from qslm.spiking.layer import Activations, RoundedLayer, SpikeActivations
+from qslm.spiking.layer import Activations, SpikeActivations
 from qslm.spiking.saliency import StaticSaliency
+from qslm.spiking.slot import SpikingInput, SpikingSlot
 
 SPIKING = "spiking"  # the key in config.json
-FIELDS = {"layers", "bits", "salient_bits", "clip", "threshold", "center", "reach"}
+FIELDS = {"layers", "salient_bits", "clip", "threshold", "center", "reach"}
 
 
 def described(forms: Mapping[str, Activations]) -> dict[str, Any]:
@@ -32,7 +34,6 @@ def described(forms: Mapping[str, Activations]) -> dict[str, Any]:
         encoding, static = form.encoding, form.saliency
         entry = {
             "layers": [],
-            "bits": encoding.bits,
             "salient_bits": encoding.salient_bits,
             "clip": encoding.clip,
             "threshold": form.threshold,
@@ -44,25 +45,37 @@ def described(forms: Mapping[str, Activations]) -> dict[str, Any]:
 
 
 def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTensor], origin: str) -> None:
-    """Put spiking layers in the place of linear ones, as `described` said of them.
+    """Put spiking layers, or slots for them, in the place of linear ones, as `described` said of them.
 
-    quantized: packed sites by name. Raises CheckpointError, which says `origin`, where they do not suit the network.
+    quantized: packed sites by name. Raises CheckpointError, which says `origin`, where they do not suit the network, or
+    a site that reads spike counts is in no entry.
     """
+    unplaced = {name for name, site in quantized.items() if site.format.activations}
+    linear_layers = {path: one for path, one in model.named_modules() if type(one) is nn.Linear}
     for entry in _entries(spiking, origin):
         try:
-            form = _form(entry)
+            reads = _input(entry)
         except (SpikeError, OverflowError, TypeError, ValueError) as error:
             problem = (error.problem if isinstance(error, SpikeError) else str(error)).rstrip(".")
             raise CheckpointError(f"{origin}: {SPIKING} has an encoding that is not one: {problem}.", _ANEW) from error
         for path in entry["layers"]:
             site = quantized.get(f"{path}.weight")
-            linear = dict(model.named_modules()).get(path) if isinstance(path, str) else None
-            if site is None or not isinstance(linear, nn.Linear):
+            linear = linear_layers.pop(path, None) if isinstance(path, str) else None
+            if site is None or linear is None:
                 raise CheckpointError(f"{origin}: {SPIKING} names {str(path)[:80]!r}, which is no linear layer.", _ANEW)
             try:
-                model.set_submodule(path, RoundedLayer(site, linear.bias, form))
+                spikes = site.format.activations > 0
+                layer = reads.layer(site, linear.bias) if spikes else SpikingSlot(linear, reads)
             except SpikeError as error:
                 raise CheckpointError(f"{origin}: {path}: {error.problem}", _ANEW) from error
+            model.set_submodule(path, layer)
+            unplaced.discard(f"{path}.weight")
+    if unplaced:
+        raise CheckpointError(
+            f"{origin}: {len(unplaced)} sites read spike counts and are in no entry of {SPIKING}, the first "
+            f"{min(unplaced)}.",
+            _ANEW,
+        )
 
 
 _ANEW = "The packed model is damaged or of another version: convert it anew (qslm spike)."
@@ -78,20 +91,15 @@ def _entries(spiking: object, origin: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _form(entry: Mapping[str, Any]) -> SpikeActivations:
-    for name in ("bits", "salient_bits"):
-        if type(entry[name]) is not int:
-            raise ValueError(f"{name} is {entry[name]!r}.")
+def _input(entry: Mapping[str, Any]) -> SpikingInput:
+    if type(entry["salient_bits"]) is not int:
+        raise ValueError(f"salient_bits is {entry['salient_bits']!r}.")
     static = None
     if entry["center"] is not None or entry["reach"] is not None:
         static = StaticSaliency(_number(entry, "center"), _number(entry, "reach"))
         if static.reach < 0:
             raise ValueError(f"reach is {static.reach}.")
-    encoding = Encoding(entry["bits"], entry["salient_bits"], _number(entry, "clip"))
-    threshold = _number(entry, "threshold")
-    if threshold <= 0:
-        raise ValueError(f"threshold is {threshold}.")
-    return SpikeActivations(encoding, threshold, static)
+    return SpikingInput(entry["salient_bits"], _number(entry, "clip"), _number(entry, "threshold"), static)
 
 
 def _number(entry: Mapping[str, Any], name: str) -> float:

@@ -23,6 +23,7 @@ from qslm.evaluation.prefix import tensors
 from qslm.formats import FLOAT32
 from qslm.models.parity import check_recurrent
 from qslm.models.spikegpt import SpikeGPT
+from qslm.search import Options
 from qslm.study.judging import LEAST_UNITS
 from qslm.tasks.statistics import compare, is_proportion
 from qslm.tasks.task import Losses, Task
@@ -100,6 +101,15 @@ def check_kind(task: Task, budget: Budget, losses: Losses | None = None) -> None
         raise BudgetError(
             f"The {task.metric} does not rise as a model gets worse: it drops, by points.",
             "Limit its drop: --max-drop 2, which is 2 points of 100.",
+        )
+
+
+def check_spiking(anatomy: Anatomy, options: Options) -> None:
+    """Refuse bits of spike counts where no layer can read any. Raises StudyError."""
+    if options.activations and not any(site.spiking for site in anatomy.sites):
+        raise StudyError(
+            "Bits of spike counts are given, and no layer of the network reads any.",
+            "Convert it first, by qslm spike CHECKPOINT --float-weights -o DIR, and search DIR; or leave them out.",
         )
 
 

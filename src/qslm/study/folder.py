@@ -101,6 +101,7 @@ def anatomy_to_dict(anatomy: Anatomy) -> dict[str, Any]:
                 "aliases": list(site.aliases),
                 "binarized": site.binarized,
                 "kind": site.kind,
+                **({"spiking": True} if site.spiking else {}),
             }
             for site in anatomy.sites
         ],
@@ -145,4 +146,5 @@ def _site(content: dict[str, Any]) -> Site:
         tuple(str(alias) for alias in content["aliases"]),
         bool(content["binarized"]),
         kind,
+        bool(content.get("spiking", False)),
     )

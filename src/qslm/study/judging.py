@@ -63,6 +63,7 @@ class Judged:
             self.evaluation.value,
             self.comparison.loss,
             self.comparison.bound,
+            self.allocation.activation_bits,
         )
 
     def to_dict(self, number: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from qslm.study.checks import (
     check_overlap,
     check_precision,
     check_sample,
+    check_spiking,
     check_units,
 )
 from qslm.study.expecting import estimate, inputs_of, measured_alone
@@ -83,6 +84,7 @@ def search(
     if ray is None and workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
         raise StudyError(f"{workers:,} workers are too many for this machine.", f"Give {most} at most.")
     subject = Subject.of(checkpoint)
+    check_spiking(anatomy, options)
     options.check_possible(anatomy, budget, subject.file_bytes)
     check_kind(task, budget)
     check_units(task)
