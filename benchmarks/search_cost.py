@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 
 from qslm import Budget, find_anatomy, load_checkpoint, make_task, search
@@ -213,15 +214,14 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path, default=Path("runs/search_cost"))
     parser.add_argument("--prefer", choices=("score", "smallest"), default="score", help="what is selected")
     parser.add_argument("--mu", type=float, default=20.0, help="perplexity points per unit of memory ratio")
     parser.add_argument("--quick", action="store_true", help="16 windows of search, 64 of comparison")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    with Listener() as progress:
+    with command.listening(parser) as progress:
         benchmark = Benchmark(arguments, progress)
         cases = {case.name: run_case(benchmark, case) for case in CASES}
     result = {
@@ -233,10 +233,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     (benchmark.output / "result.json").write_text(json.dumps(result, indent=2, default=str))
-    if arguments.json:
-        print(json.dumps(result, indent=2, default=str))
-    else:
-        show(result)
+    command.tell(result, arguments, show)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import command
 import independent
 import llama2c
 import numpy as np
@@ -46,7 +47,7 @@ from qslm.conversion.rotate import rotate
 from qslm.data.source import data_files
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.energy import SCENARIOS, load_table, make_account, metered
-from qslm.errors import DataError, QslmError
+from qslm.errors import DataError
 from qslm.evaluation import evaluate
 from qslm.formats.staging import write_bytes
 from qslm.models.causal import CausalLogits
@@ -345,29 +346,22 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", choices=tuple(CASES), help="one model")
     parser.add_argument("--gguf", type=Path)
     parser.add_argument("--output", type=Path, default=Path("runs/spikequant"))
     parser.add_argument("--quick", action="store_true", help="fewer windows, for less than 30 minutes")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"models": [], "rows": []}
-    try:
-        with Listener() as progress:
-            for name in (arguments.only,) if arguments.only else CASES:
-                case = CASES[name](arguments, progress)
-                kept = Kept(arguments.output, f"{name}-quick" if arguments.quick else name)
-                rows, said = measured(case, kept, progress)
-                result["rows"] += rows
-                result["models"].append(said)
-    except QslmError as error:
-        parser.exit(2, f"{error}\n")
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        show(result)
+    with command.listening(parser) as progress:
+        for name in (arguments.only,) if arguments.only else CASES:
+            case = CASES[name](arguments, progress)
+            kept = Kept(arguments.output, f"{name}-quick" if arguments.quick else name)
+            rows, said = measured(case, kept, progress)
+            result["rows"] += rows
+            result["models"].append(said)
+    command.tell(result, arguments, show)
 
 
 if __name__ == "__main__":
