@@ -18,7 +18,7 @@ from qslm.loading.checkpoint import Checkpoint
 from qslm.models.causal import CausalLogits
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS, SCALING
-from qslm.spiking import Encoding, threshold_for
+from qslm.spiking import Encoding, calibrate, calibrate_ratio, threshold_for
 from qslm.spiking.layer import FloatActivations, Record, RoundedLayer, SpikeActivations
 from qslm.tasks.statistics import Comparison, Kind, compare
 from qslm.tasks.task import Task
@@ -33,10 +33,10 @@ class SpikeOptions:
     """How a network is converted.
 
     ratio: the share of salient values that the threshold of every input is calibrated to; None takes `threshold`, a
-    modified z-score, for all. weights: bits, symmetric, one scale a row. float_weights: pack the weights as they were,
-    for a study to choose their bits and those of the spike counts; measured are the rounded ones nevertheless. All
-    defaults are derived: 6.25 % is Atom's share of outliers. Raises FormatError or SpikeError where there is no such
-    conversion.
+    modified z-score, for all. static: one center and one reach for all tokens of an input, from calibration. weights:
+    bits, symmetric, one scale a row. float_weights: pack the weights as they were, for a study to choose their bits and
+    those of the spike counts; measured are the rounded ones nevertheless. All defaults are derived: 6.25 % is Atom's
+    share of outliers. Raises FormatError or SpikeError where there is no such conversion.
     """
 
     encoding: Encoding = ENCODING
@@ -45,6 +45,7 @@ class SpikeOptions:
     weights: int = 4
     quantizer: str = "gptq"
     rotate: bool = False
+    static: bool = False
     float_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -67,7 +68,11 @@ class SpikeOptions:
 
     def form(self, seen: Seen) -> SpikeActivations:
         """The spike counts of one input."""
-        threshold = self.threshold if self.ratio is None else threshold_for([seen.samples], self.ratio)
+        samples = [seen.samples]
+        if self.static:
+            found = calibrate(samples, self.threshold) if self.ratio is None else calibrate_ratio(samples, self.ratio)
+            return SpikeActivations(self.encoding, self.threshold, found)
+        threshold = self.threshold if self.ratio is None else threshold_for(samples, self.ratio)
         return SpikeActivations(self.encoding, threshold)
 
 

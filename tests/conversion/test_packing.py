@@ -19,9 +19,11 @@ from qslm.folders import CONFIG
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.loading.outline import read_outline
 from qslm.models.causal import CausalLogits
-from qslm.spiking import Encoding
-from qslm.spiking.layer import FloatActivations, RoundedLayer, SpikeActivations
+from qslm.spiking import Encoding, calibrate_ratio
+from qslm.spiking.layer import FloatActivations, RoundedLayer, SpikeActivations, watch
 from qslm.study.subject import Subject
+
+STATIC = {"center": 0.0, "reach": 1.0, "ratio": 0.1, "spread": 0.1, "tokens": 10}
 
 
 def network_of(kind):
@@ -77,8 +79,11 @@ def test_the_file_holds_four_bits_a_weight_of_the_layers(spikegpt):
         (lambda one: one.update(clip="0.9"), "clip is '0.9'"),
         (lambda one: one.update(threshold=-1), "threshold"),
         (lambda one: one.update(threshold=10**400), "an encoding that is not one"),
-        (lambda one: one.update(center=0.0, reach=-1.0), "reach is -1.0"),
-        (lambda one: one.update(center=0.5), "reach is None"),
+        (lambda one: one.update(static=[]), "static has not the fields"),
+        (lambda one: one.update(static={"center": 0.5}), "static has not the fields"),
+        (lambda one: one.update(static={**STATIC, "reach": -1.0}), "reach is -1.0"),
+        (lambda one: one.update(static={**STATIC, "center": None}), "center is None"),
+        (lambda one: one.update(static={**STATIC, "tokens": 1.5}), "tokens is 1.5"),
         (lambda one: one.pop("clip"), "not what a conversion writes"),
         (lambda one: one.update(layers=["blocks.0.att"]), "which is no linear layer"),
         (lambda one: one.update(layers=[7]), "names '7'"),
@@ -96,6 +101,24 @@ def test_a_config_that_was_changed_is_refused(spikegpt, tmp_path, change, told):
     (folder / CONFIG).write_bytes(artifact._config_text(config, entry))
     with pytest.raises(CheckpointError, match=told):
         load_checkpoint(folder)
+
+
+def test_a_static_saliency_is_packed_and_follows_another_workload_when_it_is_watched(tmp_path):
+    def static(seen):
+        return SpikeActivations(Encoding(), saliency=calibrate_ratio([seen.samples], 0.05))
+
+    model, ids = packed("spikegpt", tmp_path, static), torch.arange(40).reshape(2, 20) % 32
+    opened = load_checkpoint(tmp_path).model
+    with torch.inference_mode():
+        assert torch.equal(opened(ids), model(ids))
+        monitors = watch(opened)
+        assert len(monitors) == 14 and not watch(opened)
+        opened(ids)  # fewer tokens than a window, so that nothing is judged
+        assert not any(one.recalibrations for one in monitors)
+        layers = [one for one in opened.modules() if isinstance(one, RoundedLayer)]
+        layers[0](100 * torch.randn(600, 32, generator=torch.Generator().manual_seed(0)))
+    assert [one.recalibrations for one in (layer.activations.saliency for layer in layers)] == [1] + 13 * [0]
+    assert layers[0].activations.saliency.saliency.ratio == pytest.approx(0.05, abs=0.01)
 
 
 def test_other_forms_are_not_packed(tmp_path):

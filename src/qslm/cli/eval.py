@@ -21,6 +21,14 @@ from qslm.cli.options import (
 )
 from qslm.cli.output import print_json, print_table
 from qslm.cli.progress import Listener
+from qslm.errors import SpikeError
+
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch", help="Let static saliencies of spiking layers (qslm spike --static) follow text of another kind."
+    ),
+]
 
 
 def evaluate(
@@ -35,6 +43,7 @@ def evaluate(
     tokenizer: Tokenizer = None,
     windows: Windows = None,
     context: Context = None,
+    watch: Watch = False,
     binary_embedding: BinaryEmbedding = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -47,6 +56,7 @@ def evaluate(
     """
     use_threads(threads)
     from qslm.evaluation import evaluate as measure
+    from qslm.spiking.layer import watch as watched
 
     with Listener() as progress:
         loaded, made = open_task(
@@ -60,11 +70,24 @@ def evaluate(
             windows=windows,
             progress=progress,
         )
+        monitors = watched(loaded.model) if watch else []
+        if watch and not monitors:
+            raise SpikeError(
+                f"{checkpoint} has no spiking layer with a static saliency to watch.", "Convert by qslm spike --static."
+            )
         chosen = split or made.evaluation_split
         evaluation = measure(loaded.model, made, chosen, progress)
         if math.isnan(evaluation.low):
             progress.message(f"One {made.unit} gives no interval: how {made.unit}s vary is not known from one.")
+        if watch:
+            drifted = [one.recalibrations for one in monitors if one.recalibrations]
+            progress.message(
+                f"{len(drifted)} of {len(monitors)} inputs of spiking layers drifted from what they were calibrated on "
+                f"and were calibrated anew, {sum(drifted)} times in all."
+            )
     result = _result(loaded, made, chosen, evaluation)
+    if watch:
+        result["recalibrations"] = sum(one.recalibrations for one in monitors)
     if as_json:
         print_json(result)
     else:
@@ -103,7 +126,7 @@ def _print(result: dict[str, Any]) -> None:
         ["seconds", f"{result['seconds']:.1f}"],
     ]
     shown = {"metric", "value", "low", "high", "samples", "unit", "bytes", "seconds", "tokens"}
-    shown |= {"checkpoint", "task", "split"}
+    shown |= {"checkpoint", "task", "split", "recalibrations"}
     rows += [[name.replace("_", " "), f"{value:.4f}"] for name, value in result.items() if name not in shown]
     title = f"{result['checkpoint']} on {result['task']} ({result['split']})"
     print_table(["measure", "value"], rows, title)

@@ -39,6 +39,10 @@ Clip = Annotated[float, typer.Option("--clip", help="Share of the largest normal
 Weights = Annotated[int, typer.Option("--weights", help="Bits of a weight, 2 to 8; one scale a row.")]
 Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rounded: gptq, clip, minmax, hqq.")]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Fold Hadamard rotations into a Llama first.")]
+Static = Annotated[
+    bool,
+    typer.Option("--static", help="Calibrate once what is salient, for all tokens, in place of medians of each."),
+]
 FloatWeights = Annotated[
     bool,
     typer.Option(
@@ -64,6 +68,7 @@ def spike(
     weights: Weights = 4,
     quantizer: Quantizer = "gptq",
     rotate: Rotate = False,
+    static: Static = False,
     float_weights: FloatWeights = False,
     calibrate: Calibrate = None,
     windows: Windows = 16,
@@ -97,7 +102,7 @@ def spike(
         raise SpikeError("Both --ratio and --threshold are given.", "A ratio finds the threshold of every input.")
     encoding = Encoding(bits, salient_bits, clip)
     modified_z = 3.5 if threshold is None else threshold
-    options = SpikeOptions(encoding, chosen, modified_z, weights, quantizer, rotate, float_weights)
+    options = SpikeOptions(encoding, chosen, modified_z, weights, quantizer, rotate, static, float_weights)
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,

@@ -7,6 +7,7 @@ its input takes. So they have the same weights, to the bit.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import ref
 
 import torch
@@ -17,7 +18,7 @@ from qslm.errors import SpikeError
 from qslm.formats.quantized import QuantizedTensor
 from qslm.spiking.encoding import Encoding, SpikeCounts, encode, stored_bytes
 from qslm.spiking.linear import SpikingLinear
-from qslm.spiking.saliency import THRESHOLD, StaticSaliency, activations, salient
+from qslm.spiking.saliency import THRESHOLD, Monitor, StaticSaliency, activations, calibrate_ratio, salient
 from qslm.spiking.trains import Cost, Windows
 
 
@@ -71,8 +72,8 @@ FLOAT = FloatActivations()
 class SpikeActivations(Activations):
     """Spike counts, and outputs from exact sums of integers (`SpikingLinear`).
 
-    A value is salient above the modified z-score `threshold` within its token, or as the static `saliency` says. The
-    record counts the trains of `windows`.
+    A value is salient above the modified z-score `threshold` within its token, or as the static `saliency` says, which
+    a monitor may let follow the workload (`watch`). The record counts the trains of `windows`.
     """
 
     name = "spikes"
@@ -81,7 +82,7 @@ class SpikeActivations(Activations):
         self,
         encoding: Encoding,
         threshold: float = THRESHOLD,
-        saliency: StaticSaliency | None = None,
+        saliency: StaticSaliency | Monitor | None = None,
         windows: Windows | None = None,
     ) -> None:
         self.encoding, self.threshold, self.saliency = encoding, threshold, saliency
@@ -166,3 +167,18 @@ class RoundedLayer(nn.Module):
         """Shape, format and form, for print(model)."""
         out, width = self.neurons.codes.shape
         return f"{width}, {out}, {self.rounded.format}, {self.activations.name}"
+
+
+def watch(model: nn.Module) -> list[Monitor]:
+    """Put a monitor in the place of every static saliency of a network, one an input: it follows the workload.
+
+    Calibrated again, a saliency finds the share of salient values that it found before. What a network gives then
+    depends on what it was given before.
+    """
+    forms = {layer.activations for layer in model.modules() if isinstance(layer, RoundedLayer)}
+    monitors = []
+    for form in forms:
+        if isinstance(form, SpikeActivations) and isinstance(form.saliency, StaticSaliency):
+            form.saliency = Monitor(form.saliency, calibrate=partial(calibrate_ratio, ratio=form.saliency.ratio))
+            monitors.append(form.saliency)
+    return monitors

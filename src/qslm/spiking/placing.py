@@ -1,15 +1,16 @@
 """Spiking layers in config.json, and back into a network that was packed.
 
-    "spiking": {"inputs": [{"layers": [PATH, ...], "salient_bits": 8, "clip": 0.9, "threshold": 3.5, "center": null,
-                            "reach": null}, ...]}
+    "spiking": {"inputs": [{"layers": [PATH, ...], "salient_bits": 8, "clip": 0.9, "threshold": 3.5, "static": null},
+                           ...]}
 
-Every entry is an input that its layers share, and says how its spike counts are made (`SpikingInput`); center and reach
-are those of a static saliency, in place of the threshold. How many bits the counts have is said by the format of the
-site `PATH.weight`, such as int4-sym-row-a4: integers that spike counts are multiplied with. A site in a format without
-them belongs to a layer that reads numbers, until a study rounds it.
+Every entry is an input that its layers share, and says how its spike counts are made (`SpikingInput`); in place of the
+threshold there may be a static saliency, with the fields of `StaticSaliency`. How many bits the counts have is said by
+the format of the site `PATH.weight`, such as int4-sym-row-a4: integers that spike counts are multiplied with. A site in
+a format without them belongs to a layer that reads numbers, until a study rounds it.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from math import isfinite
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch import nn
 from qslm.errors import CheckpointError, SpikeError
 from qslm.formats.quantized import QuantizedTensor
 from qslm.spiking.layer import Activations, SpikeActivations
-from qslm.spiking.saliency import StaticSaliency
+from qslm.spiking.saliency import Monitor, StaticSaliency
 from qslm.spiking.slot import SpikingInput, SpikingSlot
 
 SPIKING = "spiking"  # the key in config.json
-FIELDS = {"layers", "salient_bits", "clip", "threshold", "center", "reach"}
+FIELDS = {"layers", "salient_bits", "clip", "threshold", "static"}
+STATIC = {one.name for one in fields(StaticSaliency)}
 
 
 def described(forms: Mapping[str, Activations]) -> dict[str, Any]:
@@ -32,13 +34,13 @@ def described(forms: Mapping[str, Activations]) -> dict[str, Any]:
         if not isinstance(form, SpikeActivations):
             raise SpikeError(f"{path} takes {form.name}, which is not packed.", "Let all layers take spike counts.")
         encoding, static = form.encoding, form.saliency
+        static = static.saliency if isinstance(static, Monitor) else static
         entry = {
             "layers": [],
             "salient_bits": encoding.salient_bits,
             "clip": encoding.clip,
             "threshold": form.threshold,
-            "center": None if static is None else static.center,
-            "reach": None if static is None else static.reach,
+            "static": None if static is None else asdict(static),
         }
         found.setdefault(id(form), entry)["layers"].append(path)
     return {"inputs": list(found.values())}
@@ -94,12 +96,19 @@ def _entries(spiking: object, origin: str) -> list[dict[str, Any]]:
 def _input(entry: Mapping[str, Any]) -> SpikingInput:
     if type(entry["salient_bits"]) is not int:
         raise ValueError(f"salient_bits is {entry['salient_bits']!r}.")
-    static = None
-    if entry["center"] is not None or entry["reach"] is not None:
-        static = StaticSaliency(_number(entry, "center"), _number(entry, "reach"))
-        if static.reach < 0:
-            raise ValueError(f"reach is {static.reach}.")
+    static = None if entry["static"] is None else _static(entry["static"])
     return SpikingInput(entry["salient_bits"], _number(entry, "clip"), _number(entry, "threshold"), static)
+
+
+def _static(found: object) -> StaticSaliency:
+    if not isinstance(found, dict) or found.keys() != STATIC:
+        raise ValueError(f"static has not the fields {', '.join(sorted(STATIC))}.")
+    if type(found["tokens"]) is not int:
+        raise ValueError(f"tokens is {found['tokens']!r}.")
+    for name in ("reach", "ratio", "spread", "tokens"):
+        if _number(found, name) < 0:
+            raise ValueError(f"{name} is {found[name]}.")
+    return StaticSaliency(**found)
 
 
 def _number(entry: Mapping[str, Any], name: str) -> float:
