@@ -105,8 +105,8 @@ def _static(found: object) -> StaticSaliency:
         raise ValueError(f"static has not the fields {', '.join(sorted(STATIC))}.")
     if type(found["tokens"]) is not int:
         raise ValueError(f"tokens is {found['tokens']!r}.")
-    for name in ("reach", "ratio", "spread", "tokens"):
-        if _number(found, name) < 0:
+    for name in sorted(STATIC):
+        if _number(found, name) < 0 and name != "center":
             raise ValueError(f"{name} is {found[name]}.")
     return StaticSaliency(**found)
 
