@@ -158,7 +158,7 @@ def spike(
     if options.rotate:
         if not isinstance(model, CausalLogits):
             raise CheckpointError(
-                f"No rotation folds into a {type(model).__name__}, only into networks that are built as Llama is.",
+                f"No rotation folds into {type(model).__name__}, only into networks that are built as Llama is.",
                 "Convert it without --rotate.",
             )
         rotated = rotate(model.network)

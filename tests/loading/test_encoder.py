@@ -78,7 +78,9 @@ def test_a_table_of_positions_that_a_file_of_old_carries_is_passed_over(tmp_path
 
     save(tmp_path)
     path = tmp_path / "model.safetensors"
-    save_file(load_file(path) | {"bert.embeddings.position_ids": torch.arange(32)[None]}, path, metadata={"format": "pt"})
+    save_file(
+        load_file(path) | {"bert.embeddings.position_ids": torch.arange(32)[None]}, path, metadata={"format": "pt"}
+    )
     assert load_checkpoint(tmp_path).model.config.classes == 2
 
 
@@ -93,7 +95,7 @@ def test_a_bert_without_a_classifier_is_refused_by_name(name, tmp_path):
             read(tmp_path)
     path = tmp_path / "config.json"  # one that does not say what it is
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": None}))
-    with pytest.raises(CheckpointError, match=r"missing .*classifier|unexpected cls"):
+    with pytest.raises(CheckpointError, match="not those that its config describes: missing"):
         load_checkpoint(tmp_path)
 
 

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 TYPES = ("bert", "distilbert")
-WORDS = "the film is a good bad dull fine plot and end of it , .".split()
+WORDS = ["the", "film", "is", "a", "good", "bad", "dull", "fine", "plot", "and", "end", "of", "it", ",", "."]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 SIZES = {
     "bert": {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 6},
@@ -24,7 +24,7 @@ def tiny_bert(kind="bert", *, labels=("LABEL_0", "LABEL_1"), positions=32, vocab
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.copy_(parameter + 0.3 * noise if "orm" in name else 0.4 * noise)
+        parameter.copy_(parameter + 0.3 * noise if "norm" in name.lower() else 0.4 * noise)
     return network
 
 

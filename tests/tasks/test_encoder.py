@@ -4,8 +4,8 @@ import pytest
 from networks.bert import WORDS, sentences, words_tokenizer
 
 from qslm.data.files import LabelledText
-from qslm.data.sst2 import LABELS, LabelledCorpus
 from qslm.data.source import Source
+from qslm.data.sst2 import LABELS, LabelledCorpus
 from qslm.data.tokenizer import Frame, find_frame, parse_tokenizer
 from qslm.errors import DataError, TaskError
 from qslm.tasks import make_task
