@@ -63,7 +63,7 @@ class FloatActivations(Activations):
     def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
         """x w^T + b."""
         if layer.record is not None:
-            seen = x.flatten(0, -2)[layer.record.text.rows(x)]
+            seen = x.reshape(-1, x.shape[-1])[layer.record.text.rows(x)]
             layer.record.add(seen, seen.nbytes)
         return F.linear(x, layer.weight, layer.bias)
 
