@@ -16,6 +16,7 @@ from qslm.evaluation import Evaluation, evaluate
 from qslm.formats import Format
 from qslm.loading.checkpoint import Checkpoint
 from qslm.models.causal import CausalLogits
+from qslm.models.padding import text_of
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS, SCALING
 from qslm.spiking import Encoding, calibrate, calibrate_ratio, threshold_for
@@ -165,7 +166,7 @@ def spike(
     if options.rotate:
         if not isinstance(model, CausalLogits):
             raise CheckpointError(
-                f"No rotation folds into a {type(model).__name__}: LIF neurons and time mixing take single channels.",
+                f"No rotation folds into {type(model).__name__}, only into networks that are built as Llama is.",
                 "Convert it without --rotate.",
             )
         rotated = rotate(model.network)
@@ -190,9 +191,10 @@ def spike(
     packable = round_rest(found, anatomy, config)
     rounded = evaluate(model, task, SPLIT, progress)
     found.use(SPIKES)
-    for layer in found.layers.values():
-        layer.record = Record()
-    spikes = evaluate(model, task, SPLIT, progress)
+    with text_of(model) as text:
+        for layer in found.layers.values():
+            layer.record = Record(text)
+        spikes = evaluate(model, task, SPLIT, progress)
     words = None if checkpoint.tokenizer is None else checkpoint.tokenizer.to_str()
     if options.float_weights:
         packable = unrounded(floats, found, anatomy, config)

@@ -61,7 +61,7 @@ def test_json_has_every_layer_and_the_same_command_packs_the_same_bytes(packed, 
         (("--clip", "0"), "a clip of 0"),
         (("--weights", "12"), "do not fit into int8"),
         (("--quantizer", "awq"), "rounds no weights of spiking layers"),
-        (("--rotate",), "No rotation folds into a SpikeGPT"),
+        (("--rotate",), "No rotation folds into SpikeGPT"),
     ],
 )
 def test_what_is_not_possible_is_refused(more, told, call, checkpoint, text, tmp_path):

@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 import torch
+from networks.bert import tiny_bert
 from networks.llama import TYPES, tiny
+from networks.sentences import Padded
 from networks.spikegpt import random_spikegpt
 from networks.tasks import NextToken
 
@@ -19,6 +21,7 @@ from qslm.folders import CONFIG
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.loading.outline import read_outline
 from qslm.models.causal import CausalLogits
+from qslm.models.encoder import EncoderLogits
 from qslm.spiking import Encoding, calibrate_ratio
 from qslm.spiking.layer import FloatActivations, RoundedLayer, SpikeActivations, watch
 from qslm.study.subject import Subject
@@ -30,6 +33,8 @@ def network_of(kind):
     if kind == "spikegpt":
         return random_spikegpt(vocabulary=40, width=32, layers=2)
     pytest.importorskip("transformers", reason="needs pip install 'qslm[llama]'")
+    if "bert" in kind:
+        return EncoderLogits(tiny_bert(kind))
     return CausalLogits(tiny(kind.removesuffix(", rotated"), tied=kind != "gemma"))
 
 
@@ -38,7 +43,8 @@ def packed(kind, folder, form=lambda seen: SpikeActivations(Encoding(clip=0.9), 
     if "rotated" in kind:
         rotate(model.network)
     anatomy, config = find_anatomy(model), model.config.to_dict()
-    found = convert(model, anatomy, NextToken(model), {SPIKES: form}, tokens=500)
+    task = Padded() if "bert" in kind else NextToken(model)
+    found = convert(model, anatomy, task, {SPIKES: form}, tokens=500)
     round_rest(found, anatomy, config).write(folder)
     return model
 
@@ -49,14 +55,16 @@ def spikegpt(tmp_path_factory):
     return packed("spikegpt", folder), folder
 
 
-@pytest.mark.parametrize("kind", [*TYPES, "llama, rotated", "spikegpt"])
+@pytest.mark.parametrize("kind", [*TYPES, "llama, rotated", "spikegpt", "bert", "distilbert"])
 def test_a_packed_conversion_answers_as_the_converted_network(kind, tmp_path):
     model, ids = packed(kind, tmp_path), torch.arange(40).reshape(2, 20) % 32
     opened = load_checkpoint(tmp_path)
     with torch.inference_mode():
         assert torch.equal(opened.model(ids), model(ids))
     layers = [one for one in opened.model.modules() if isinstance(one, RoundedLayer)]
-    assert len(layers) == 14 and all(isinstance(one.activations, SpikeActivations) for one in layers)
+    assert len(layers) == (12 if "bert" in kind else 14) and all(
+        isinstance(one.activations, SpikeActivations) for one in layers
+    )
     forms = {id(one.activations) for one in layers}
     assert len(forms) == len({id(one.activations) for one in model.modules() if isinstance(one, RoundedLayer)})
     assert read_outline(tmp_path).file_bytes == opened.file_bytes == artifact.read(tmp_path).file_bytes

@@ -9,10 +9,11 @@ from torch import nn
 from qslm.anatomy.find import find_anatomy
 from qslm.conversion.convert import convert
 from qslm.energy import FLOATING, INTEGER, RAN, SPARSE, Terms, firing, metered, work_shares
-from qslm.energy.layers import Attention, Matrix, Rounded
+from qslm.energy.layers import Attention, Elementwise, Matrix, Norm, Rounded
 from qslm.energy.operations import accumulate, mac, plain
 from qslm.formats import Format
 from qslm.models.causal import CausalLogits
+from qslm.models.encoder import EncoderLogits
 from qslm.models.neurons import IF, SpikeTrace
 from qslm.spiking import (
     BIT_PLANES,
@@ -333,6 +334,26 @@ def test_a_llama_is_counted_with_its_cache():
     assert work.bytes["state"] == (7 + seen) * 2 * 2 * 2 * 4
     norms = sum(1 for path in layers if "norm" in path)
     assert norms == 5 and sum(isinstance(one, Matrix) for one in layers.values()) == 15
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_an_encoder_sees_all_of_a_sentence_and_rotates_nothing(kind):
+    pytest.importorskip("transformers", reason="needs pip install 'qslm[llama]'")
+    from networks.bert import tiny_bert
+
+    layers, meter, _ = counted(EncoderLogits(tiny_bert(kind)), torch.arange(14).reshape(2, 7), calls=1)
+    attention = [layer for layer in layers.values() if isinstance(layer, Attention)]
+    assert (len(attention), meter.unseen, meter.tokens) == (2, (), 14)
+    work = attention[0].operations(RAN, TERMS)
+    assert work.counts[mac("float16", "float16", "float16")] == 2 * 4 * 6 * 2 * 7 * 7
+    assert work.counts[plain("exponential", "float32")] == 6 * 2 * 7 * 7
+    assert work.total("mac") == 2 * 4 * 6 * 2 * 7 * 7  # none of a rotation
+    assert work.counts[plain("multiply", "float32")] == 14 * 24
+    assert sum(isinstance(one, Norm) for one in layers.values()) == 5
+    smooth = [one for one in layers.values() if isinstance(one, Elementwise)]
+    assert len(smooth) == {"bert": 3, "distilbert": 2}[kind]  # GELUs, and the tanh of a pooler
+    pooled = [one for one in layers.values() if isinstance(one, Matrix) and one.tokens == 2]
+    assert len(pooled) == 2 and sum(isinstance(one, Matrix) for one in layers.values()) == 14
 
 
 def test_the_bits_stay_and_the_hooks_go():

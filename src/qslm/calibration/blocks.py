@@ -4,7 +4,7 @@ So a network is worked on block by block, with the streams in front of one block
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ def streams(model: nn.Module, first: Block, calls: Sequence[Call]) -> Iterator[C
     for call in calls:
         found = first_call(first.module, lambda call=call: model(*call.arguments, **call.keywords))  # type: ignore[misc]
         if found is not None:
-            yield found
+            yield replace(found, text=call.text)
 
 
 def refused(model: nn.Module, why: str) -> StudyError:

@@ -1,21 +1,23 @@
 """What a network or a part of it is called with on calibration text."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from qslm.calibration.text import shuffled_batches
+from qslm.models.padding import Text
 from qslm.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a module is called with: positional and keyword arguments."""
+    """What a module is called with: positional and keyword arguments, and which positions of them are text."""
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
+    text: Text = field(default_factory=Text)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -30,7 +32,7 @@ class Call:
 
     def onward(self, stream: Tensor) -> "Call":
         """The same call with another stream."""
-        return Call((stream, *self.arguments[1:]), self.keywords)
+        return replace(self, arguments=(stream, *self.arguments[1:]))
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -39,9 +41,9 @@ class Call:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the rows have, padding included."""
+        """How many tokens the rows have, without padding."""
         rows, length = self.shape or (0, 0)
-        return rows * length
+        return rows * length if self.text.mask is None else int(self.text.mask.sum())
 
     def cut(self, rows: slice, most: int | None = None) -> "Call":
         """Some rows of every tensor that has them, and at most so many of their first tokens."""
@@ -56,7 +58,8 @@ class Call:
                     value = value[:, :most]
             return value.clone()  # what was made in inference mode takes no part in a gradient
 
-        return Call(tuple(map(part, self.arguments)), {name: part(value) for name, value in self.keywords.items()})
+        keywords = {name: part(value) for name, value in self.keywords.items()}
+        return Call(tuple(map(part, self.arguments)), keywords, Text(part(self.text.mask)))
 
 
 class _Called(Exception):  # noqa: N818 - it is no error: it ends a call whose arguments are all that is wanted
@@ -65,7 +68,8 @@ class _Called(Exception):  # noqa: N818 - it is no error: it ends a call whose a
 
 def call_of(model: nn.Module, task: Task, batch: Any) -> Call:
     """What the task calls the network with for a batch; it is not run."""
-    return first_call(model, lambda: task.losses(model, batch)) or Call((), {})
+    found = first_call(model, lambda: task.losses(model, batch)) or Call((), {})
+    return replace(found, text=Text.of(model, found.arguments, found.keywords))
 
 
 def first_call(module: nn.Module, run: Callable[[], object]) -> Call | None:
@@ -89,7 +93,7 @@ def first_call(module: nn.Module, run: Callable[[], object]) -> Call | None:
 def pieces(model: nn.Module, task: Task, tokens: int, most: int) -> Sequence[Call]:
     """Calls of the network on about `tokens` tokens of whole calibration batches, each of some rows.
 
-    A piece has `most` tokens at most, or one row.
+    A piece has `most` tokens at most, padding included, or one row.
     """
     found: list[Call] = []
     for batch in shuffled_batches(task):

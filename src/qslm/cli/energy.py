@@ -171,7 +171,7 @@ def _candidate(row: Any, meter: Any, table: Any, terms: Any, placement: Any) -> 
 
 
 def _metered(model: Any, task: Any, tokens: int) -> tuple[Any, Any]:
-    """The meter after about so many tokens of calibration text, padding included, and the calls that there are."""
+    """The meter after about so many tokens of calibration text, and the calls that there are; it meters padding too."""
     import torch
 
     from qslm.calibration.calls import pieces

@@ -17,6 +17,7 @@ from qslm.calibration.blocks import Block, chain, streams
 from qslm.calibration.calls import Call, pieces
 from qslm.errors import CheckpointError, SpikeError, TaskError
 from qslm.formats import Format
+from qslm.models.padding import Text
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import InputStatistics, round_site
 from qslm.spiking.layer import FLOAT, Activations, RoundedLayer
@@ -72,10 +73,10 @@ def convert(
 ) -> Conversion:
     """Replace every linear layer of the attention blocks by integer weights, in place; it takes the first of `forms`.
 
-    The text is about `tokens` tokens of the task's calibration split, positions of padding included. Raises StudyError
-    where the blocks make no chain, CheckpointError where a block has no linear layers of its own or is not in float32,
-    TaskError without text, SpikeError for formats without one scale a row, and what the task, the network, the
-    quantizer and the forms raise; the network is then of no use.
+    The text is about `tokens` tokens of the task's calibration split; positions of padding do not count. Raises
+    StudyError where the blocks make no chain, CheckpointError where a block has no linear layers of its own or is not
+    in float32, TaskError without text, SpikeError for formats without one scale a row, and what the task, the network,
+    the quantizer and the forms raise; the network is then of no use.
     """
     _check_request(model, weights, forms)
     model.eval()
@@ -150,6 +151,7 @@ def _seen(block: Block, stream: Sequence[Call], linear: Mapping[str, nn.Linear])
     watch = _Watch(linear)
     with watch.watching():
         for call in stream:
+            watch.text = call.text
             block.run(call)
     unused = sorted(linear.keys() - watch.leaders.keys())
     if unused:
@@ -166,10 +168,14 @@ def _seen(block: Block, stream: Sequence[Call], linear: Mapping[str, nn.Linear])
 
 
 class _Watch:
-    """Sums of x x^T over the inputs x of layers; a layer that is called with the tensor of another one follows it."""
+    """Sums of x x^T over the inputs x of layers, at positions of `text`.
+
+    A layer that is called with the tensor of another one follows it.
+    """
 
     def __init__(self, linear: Mapping[str, nn.Linear]) -> None:
         self.linear = linear
+        self.text = Text()
         self.leaders: dict[str, str] = {}
         self.moments: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -200,7 +206,7 @@ class _Watch:
         if leader != path:
             return
         self._last[path] = x
-        rows = x.detach().flatten(0, -2).float()
+        rows = x.detach().flatten(0, -2)[self.text.rows(x)].float()
         product = rows.T @ rows
         self.moments[path] = self.moments[path].add_(product) if path in self.moments else product
         self.counts[path] = self.counts.get(path, 0) + len(rows)

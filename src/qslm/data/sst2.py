@@ -12,7 +12,8 @@ from qslm.data.source import Rows, Source, data_files, from_hub
 from qslm.errors import DataError
 from qslm.progress import SILENT, Progress
 
-CLASSES = 2
+LABELS = ("negative", "positive")
+CLASSES = len(LABELS)
 SEARCH_SIZE = 1500  # phrases
 SEARCH_WORDS = 8  # words of a search phrase, at least
 REMOVED_WORDS = 4  # words of a training phrase that is removed with its search phrase, at least
@@ -23,14 +24,19 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class LabelledCorpus:
-    """Labelled sentences for classification: one set a split, the number of classes, and what was counted."""
+    """Labelled sentences for classification: one set a split, the names of the classes, and what was counted."""
 
     calibrate: LabelledText
     search: LabelledText
     report: LabelledText
-    classes: int
+    labels: tuple[str, ...]
     counts: Mapping[str, int]
     source: Source
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.labels)
 
 
 def load_sst2(folder: Path | str | None = None, progress: Progress = SILENT) -> LabelledCorpus:
@@ -51,7 +57,7 @@ def load_sst2(folder: Path | str | None = None, progress: Progress = SILENT) -> 
     counts = {**counts, "report": len(report)}
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     progress.message(f"Sentences: {source}; {listed}.")
-    return LabelledCorpus(calibrate, search, report, CLASSES, counts, source)
+    return LabelledCorpus(calibrate, search, report, LABELS, counts, source)
 
 
 def split_search(

@@ -70,10 +70,13 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 def parse_tokenizer(text: str, origin: str) -> Tokenizer:
     """Make a tokenizer of the text of a `tokenizer.json`; `origin` names it in errors.
 
-    Raises DataError when the text is not a tokenizer.
+    It neither cuts nor pads, whatever the file says: tasks do. Raises DataError when the text is not a tokenizer.
     """
     with _library_errors(f"{origin} is not a tokenizer"):
-        return Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 @contextmanager
@@ -99,6 +102,35 @@ def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text. Raises DataError when the tokenizer fails, as one without its unknown token does."""
     with _library_errors("The tokenizer cannot encode the text"):
         return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The ids that a tokenizer puts before and after a sentence: [CLS] and [SEP] of a BERT."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def around(self, ids: Sequence[int], length: int) -> list[int]:
+        """A sentence within its frame; its end is lost where both are longer than `length` tokens."""
+        return [*self.before, *ids[: length - len(self)], *self.after]
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+
+def find_frame(tokenizer: Tokenizer) -> Frame:
+    """The frame of a tokenizer, from what it makes of a word. Raises DataError where it has none on either side."""
+    with _library_errors("The tokenizer cannot encode a word"):
+        encoding = tokenizer.encode("a", add_special_tokens=True)
+    ids, words = encoding.ids, [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+    frame = Frame(tuple(ids[: words[0]]), tuple(ids[words[-1] + 1 :])) if words else Frame()
+    if not frame.before or not frame.after:
+        raise DataError(
+            "The tokenizer puts no tokens around a sentence, and the network reads them: [CLS] and [SEP] of a BERT.",
+            "Give the tokenizer.json that the network was saved with: its post-processor adds them.",
+        )
+    return frame
 
 
 @dataclass(frozen=True, eq=False)

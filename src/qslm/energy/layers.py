@@ -413,21 +413,22 @@ class ChannelMixing(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Layer):
-    """Causal softmax attention without its matrices, with a KV cache in FP16: heads, key and value heads, head_dim.
+    """Softmax attention without its matrices, with keys and values in FP16: heads, key and value heads, head_dim.
 
     pairs: of a token and one that it sees, itself included. A pair and head take 2 head_dim macs and an exponential,
-    a token and head one quotient and head_dim products; a rotation of a position a product and a mac a value.
-    The cache is written once a token and read once a pair.
+    a token and head one quotient and head_dim products; a rotation of a position, where there is one (`rotary`), a
+    product and a mac a value. Keys and values are written once a token and read once a pair.
     """
 
     heads: int
     kv_heads: int
     head_dim: int
+    rotary: bool = True
     pairs: int = counted()
 
     def _work(self, machine: str, terms: Terms) -> Operations:
         pairs, outputs = self.pairs * self.heads, self.tokens * self.heads * self.head_dim
-        rotated = outputs + self.tokens * self.kv_heads * self.head_dim
+        rotated = (outputs + self.tokens * self.kv_heads * self.head_dim) * self.rotary
         counts: dict[Operation, float] = {
             mac("float16", "float16", "float16"): 2 * self.head_dim * pairs,
             plain("exponential", "float32"): pairs,

@@ -140,6 +140,8 @@ def _counter(module: nn.Module) -> Count | None:
         return _elementwise
     if all(hasattr(module, one) for one in ("q_proj", "k_proj", "v_proj", "head_dim")):
         return _attention
+    if hasattr(module, "attention_head_size"):
+        return _encoder_attention
     return None
 
 
@@ -300,6 +302,23 @@ def _attention(meter: Meter, module: Any, given: dict[Any, Any], output: Any) ->
         kv_heads=key // head,
         head_dim=head,
         pairs=rows * length * (length + 1) // 2,
+    )
+
+
+def _encoder_attention(meter: Meter, module: Any, given: dict[Any, Any], output: Any) -> Layer:
+    """That of BERT and DistilBERT: every position sees all of its row, and what padding gives is computed too."""
+    x = given.get("hidden_states", given.get(0))
+    assert isinstance(x, Tensor)
+    rows, length, width = x.shape
+    head = int(module.attention_head_size)
+    return Attention(
+        **meter.common(module),
+        tokens=rows * length,
+        heads=width // head,
+        kv_heads=width // head,
+        head_dim=head,
+        rotary=False,
+        pairs=rows * length * length,
     )
 
 

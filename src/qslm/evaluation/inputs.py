@@ -17,6 +17,7 @@ from qslm.formats import canonical_json
 from qslm.formats.container import write
 from qslm.formats.reading import metadata_of, parse_object, read_header, read_tensors, reading
 from qslm.models.folds import Fold
+from qslm.models.padding import Text, text_of
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import Inputs, InputStatistics, folds_of, search_exponents
 from qslm.tasks.task import Task
@@ -28,16 +29,16 @@ TOKENS = 1 << 15  # of calibration text, about
 def collect_inputs(model: nn.Module, anatomy: Anatomy, task: Task, progress: Progress = SILENT) -> Inputs:
     """E[x x^T] of every linear layer's inputs x, by the site of its matrix, over about TOKENS tokens.
 
-    The text is whole batches of the task's calibration split in random order, always the same. Positions of padding
-    count too: the network sees them. Where the network says that scales fold (`folds_of`), the readers of a fold get
-    their exponents, found with the float weights: what a site is rounded to depends on no other. Raises TaskError
-    where the text is too little for any statistics, and what the task and the network raise.
+    The text is whole batches of the task's calibration split in random order, always the same; positions of padding do
+    not count. Where the network says that scales fold (`folds_of`), the readers of a fold get their exponents, found
+    with the float weights: what a site is rounded to depends on no other. Raises TaskError where the text is too little
+    for any statistics, and what the task and the network raise.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     layers = list(linear_layers(model, anatomy))
     batches, tokens = shuffled_batches(task), 0
-    with evaluation_mode(model), _watched(layers, sums, counts):
+    with evaluation_mode(model), text_of(model) as text, _watched(layers, text, sums, counts):
         for batch in progress.track(batches, len(batches), "what every matrix sees"):
             tokens += measure_losses(model, task, batch).tokens
             if tokens >= TOKENS:
@@ -65,11 +66,12 @@ def _exponents(model: nn.Module, fold: Fold, moments: Mapping[str, Tensor]) -> T
 
 @contextmanager
 def _watched(
-    layers: Sequence[tuple[str, nn.Linear]], sums: dict[str, Tensor], counts: dict[str, int]
+    layers: Sequence[tuple[str, nn.Linear]], text: Text, sums: dict[str, Tensor], counts: dict[str, int]
 ) -> Iterator[None]:
     def adder(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def add(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            seen = arguments[0].detach().flatten(0, -2).to("cpu", torch.float32)
+            x = arguments[0].detach()
+            seen = x.flatten(0, -2)[text.rows(x)].to("cpu", torch.float32)
             product = seen.T @ seen
             sums[name] = sums[name].add_(product) if name in sums else product
             counts[name] = counts.get(name, 0) + len(seen)

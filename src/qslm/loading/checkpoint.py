@@ -15,9 +15,8 @@ from qslm import artifact, folders
 from qslm.data.tokenizer import describe_tokenizer, encode, load_tokenizer, parse_tokenizer
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.errors import DataError
-from qslm.loading.causal import open_causal
 from qslm.loading.locating import find
-from qslm.models.causal import CausalLogits, load_causal
+from qslm.loading.pretrained import Network, load_pretrained, open_pretrained
 from qslm.models.checkpoint import load_spikegpt, read_state
 from qslm.models.config import TRANSFORMERS
 from qslm.models.spikegpt import SpikeGPT
@@ -32,7 +31,7 @@ class Checkpoint:
     """A model ready to run, and what is known of the file it came from."""
 
     name: str
-    model: SpikeGPT | CausalLogits  # evaluation mode, float32, on a GPU where there is one
+    model: SpikeGPT | Network  # evaluation mode, float32, on a GPU where there is one
     tokenizer: Tokenizer | None
     digest: str  # sha256 of the weight file and of what changes its meaning
     file_bytes: int
@@ -50,7 +49,7 @@ class Checkpoint:
         return self.model.config.to_dict() | ({SPIKING: self.spiking} if self.spiking else {})
 
 
-def load_model(source: str | Path, **options: Any) -> SpikeGPT | CausalLogits:
+def load_model(source: str | Path, **options: Any) -> SpikeGPT | Network:
     """Return the network of `load_checkpoint`, in evaluation mode: ids (batch, tokens) to logits.
 
     Its attribute `file_bytes` is the size of the model file that it was opened from.
@@ -70,8 +69,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint file or folder, a packed artifact, the name of a shipped checkpoint, or a Hub id.
 
-    A GGUF file, or a folder whose `config.json` names a model type of `transformers`, is opened by that (TYPES of
-    `models.causal`).
+    A GGUF file, or a folder whose `config.json` names a model type of `transformers`, is opened by that (KINDS of
+    `models.pretrained`).
 
     `tokenizer` names a `tokenizer.json` for checkpoints that carry none. `binary_embedding` "auto" is what the
     checkpoint's `config.json` says; else the one of lower loss on calibration text (of WikiText-2 in the folder
@@ -82,8 +81,8 @@ def load_checkpoint(
     given = load_tokenizer(tokenizer) if tokenizer is not None else None
     if found.packed:
         return replace(_open_artifact(found.weights.parent, given), source=str(source))
-    if found.causal:
-        return _open_causal(found.path, given, str(source))
+    if found.pretrained:
+        return _open_pretrained(found.path, given, str(source))
     weights, config, beside = found.weights, found.config, found.weights.with_name(folders.TOKENIZER)
     words = _tokenizer(given, load_tokenizer(beside) if beside.is_file() else None, weights)
     state = read_state(weights)
@@ -106,8 +105,8 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _open_causal(path: Path, tokenizer: Tokenizer | None, source: str) -> Checkpoint:
-    opened = open_causal(path)
+def _open_pretrained(path: Path, tokenizer: Tokenizer | None, source: str) -> Checkpoint:
+    opened = open_pretrained(path)
     words, model = _tokenizer(tokenizer, opened.tokenizer, path), opened.model.to(_device())
     return Checkpoint(path.name, model, words, opened.digest, opened.file_bytes, source=source)
 
@@ -123,11 +122,11 @@ def _open_artifact(folder: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     )
 
 
-def _network(packed: artifact.Artifact, origin: str) -> SpikeGPT | CausalLogits:
+def _network(packed: artifact.Artifact, origin: str) -> SpikeGPT | Network:
     """The network that was packed, with its weights as numbers, and spiking layers where it was converted."""
     state = packed.state_dict()
     if packed.config["architecture"] == TRANSFORMERS:
-        model: SpikeGPT | CausalLogits = load_causal(state, packed.config, origin=origin)
+        model: SpikeGPT | Network = load_pretrained(state, packed.config, origin=origin)
     else:
         model = load_spikegpt(state, packed.config, origin=origin)
     if SPIKING not in packed.config and not any(site.format.activations for site in packed.quantized.values()):

@@ -27,7 +27,7 @@ class Found:
     weights: Path  # a folder where transformers opens it
     config: dict[str, Any]
     packed: bool
-    causal: bool = False  # whether it is a network of transformers, not a SpikeGPT
+    pretrained: bool = False  # whether it is a network of transformers, not a SpikeGPT
 
 
 def find(source: str | Path, binary_embedding: str | bool = "auto") -> Found:
@@ -44,17 +44,17 @@ def find(source: str | Path, binary_embedding: str | bool = "auto") -> Found:
     folder = packed.folder_of(path)
     if folders.is_packed(folder):
         config = _packed_config(folder, choice)
-        causal = config["architecture"] == TRANSFORMERS
-        return Found(path, folder / folders.MODEL, config, packed=True, causal=causal)
-    if _is_causal(path):
-        return Found(path, path, {}, packed=False, causal=True)
+        pretrained = config["architecture"] == TRANSFORMERS
+        return Found(path, folder / folders.MODEL, config, packed=True, pretrained=pretrained)
+    if _is_pretrained(path):
+        return Found(path, path, {}, packed=False, pretrained=True)
     weights = _weight_file(path)
     config = _read_config(weights.with_name(folders.CONFIG))
     told = {} if choice == "auto" else {"binary_embedding": choice == "true"}
     return Found(path, weights, {**config, **told}, packed=False)
 
 
-def _is_causal(path: Path) -> bool:
+def _is_pretrained(path: Path) -> bool:
     """Whether transformers opens it: a GGUF file, or a folder of safetensors whose config.json names a model type."""
     if path.is_file():
         return path.suffix == folders.GGUF

@@ -34,10 +34,10 @@ def read_outline(source: str | Path, binary_embedding: str = "auto") -> Outline:
     CheckpointError, or ArtifactError for a packed model.
     """
     found = find(source, binary_embedding)
-    if found.causal:
-        from qslm.loading.causal import outline_causal
+    if found.pretrained:
+        from qslm.loading.pretrained import outline_pretrained
 
-        return Outline(*outline_causal(found))
+        return Outline(*outline_pretrained(found))
     config = infer_config(_shapes(found), found.config, str(found.weights))
     return Outline(anatomy_of(config), config.vocabulary_size, found.weights.stat().st_size, config.classes)
 

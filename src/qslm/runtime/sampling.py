@@ -11,11 +11,12 @@ from torch import Tensor
 from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, encode, load_tokenizer
 from qslm.errors import TaskError
 from qslm.models.causal import CausalLogits
+from qslm.models.encoder import EncoderLogits
 from qslm.models.spikegpt import SpikeGPT
 
 
 def generate(
-    model: SpikeGPT | CausalLogits,
+    model: SpikeGPT | CausalLogits | EncoderLogits,
     tokenizer: Tokenizer | Path | str,
     prompt: str,
     *,
@@ -35,7 +36,7 @@ def generate(
 
 
 def stream(
-    model: SpikeGPT | CausalLogits,
+    model: SpikeGPT | CausalLogits | EncoderLogits,
     tokenizer: Tokenizer,
     prompt: str,
     tokens: int,
@@ -61,10 +62,11 @@ def stream(
 
 
 @torch.inference_mode()  # here and not around the loop: at a yield it would reach into the caller's code
-def _advance(model: SpikeGPT | CausalLogits, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+def _advance(model: SpikeGPT | CausalLogits | EncoderLogits, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
     """The logits (vocabulary,) of the last of ids (tokens,) alone, and the state after it; None before the first."""
     if isinstance(model, CausalLogits):
         return model.advance(ids, state)
+    assert isinstance(model, SpikeGPT)  # as _check has seen to
     x, state = model.hidden(ids[None].to(model.ln_out.weight.device), state or model.initial_state(1), None)
     return model.head(x[:, -1:])[0, 0], state
 
@@ -81,7 +83,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
 
 
-def _check(model: SpikeGPT | CausalLogits, tokens: int, temperature: float, top_p: float) -> None:
+def _check(model: SpikeGPT | CausalLogits | EncoderLogits, tokens: int, temperature: float, top_p: float) -> None:
     if model.config.classes is not None:
         raise TaskError("A classifier does not generate text.", "Load a language model.")
     if tokens < 0 or not 0 <= temperature < float("inf") or not 0 < top_p <= 1:

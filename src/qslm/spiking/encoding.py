@@ -89,8 +89,8 @@ class SpikeCounts:
         """The share of salient values, massive ones included, 0 to 1."""
         return salient_ratio(self.salient)
 
-    def part(self, tokens: slice) -> "SpikeCounts":
-        """The counts of some tokens, views of these."""
+    def part(self, tokens: slice | Tensor) -> "SpikeCounts":
+        """The counts of some tokens: views of these by a slice, copies by a mask (tokens,)."""
         return replace(
             self,
             counts=self.counts[tokens],

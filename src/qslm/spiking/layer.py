@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from qslm.errors import SpikeError
 from qslm.formats.quantized import QuantizedTensor
+from qslm.models.padding import Text
 from qslm.spiking.encoding import Encoding, SpikeCounts, encode, stored_bytes
 from qslm.spiking.linear import SpikingLinear
 from qslm.spiking.saliency import THRESHOLD, Monitor, StaticSaliency, activations, calibrate_ratio, salient
@@ -24,12 +25,13 @@ from qslm.spiking.trains import Cost, Windows
 
 @dataclass
 class Record:
-    """What went into one layer, counted while the network ran.
+    """What went into one layer, counted while the network ran, at positions of `text`.
 
     tokens: inputs of (in,); zeros, salient, massive: values among them; stored_bytes: of the inputs in the form in
     which they are stored; cost: of their spike trains for one output neuron, where they are spikes.
     """
 
+    text: Text = field(default_factory=Text)
     tokens: int = 0
     zeros: int = 0
     salient: int = 0
@@ -38,8 +40,8 @@ class Record:
     cost: Cost = field(default_factory=lambda: Cost(0, 0, 0, 0))
 
     def add(self, x: Tensor, stored_bytes: int) -> None:
-        """Count inputs (..., in) and the zeros among them."""
-        self.tokens += x.shape[:-1].numel()
+        """Count inputs (tokens, in) and the zeros among them."""
+        self.tokens += len(x)
         self.zeros += int((x == 0).sum())
         self.stored_bytes += stored_bytes
 
@@ -62,7 +64,8 @@ class FloatActivations(Activations):
     def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
         """x w^T + b."""
         if layer.record is not None:
-            layer.record.add(x, x.nbytes)
+            seen = x.reshape(-1, x.shape[-1])[layer.record.text.rows(x)]
+            layer.record.add(seen, seen.nbytes)
         return F.linear(x, layer.weight, layer.bias)
 
 
@@ -104,10 +107,11 @@ class SpikeActivations(Activations):
         """V s_n s_i + b, where V is an exact sum of integers. Raises SpikeError on NaN and infinities."""
         counts = self.counts(x)
         if layer.record is not None:
-            layer.record.add(counts.counts, stored_bytes(counts))
-            layer.record.salient += int(counts.salient.sum())
-            layer.record.massive += int(counts.massive.sum())
-            layer.record.cost += self.windows.cost(counts)
+            seen = counts.part(layer.record.text.rows(x))
+            layer.record.add(seen.counts, stored_bytes(seen))
+            layer.record.salient += int(seen.salient.sum())
+            layer.record.massive += int(seen.massive.sum())
+            layer.record.cost += self.windows.cost(seen)
         return layer.neurons.outputs(counts).reshape(*x.shape[:-1], -1)
 
 

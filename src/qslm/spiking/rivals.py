@@ -31,7 +31,8 @@ class RoundToNearest(Activations):
         rows = activations(x)
         counts = encode(rows, self.encoding, torch.zeros(rows.shape, dtype=torch.bool))
         if layer.record is not None:
-            layer.record.add(counts.counts, _bytes(rows, self.encoding.bits))
+            seen = counts.counts[layer.record.text.rows(x)]
+            layer.record.add(seen, _bytes(seen, self.encoding.bits))
         return layer.neurons.outputs(counts).reshape(*x.shape[:-1], -1)
 
 
@@ -64,10 +65,10 @@ class AtomLike(Activations):
         rows = activations(x)
         found = self.rounded(rows)
         if layer.record is not None:
-            scales = 1 + ceil(len(self._rest) / self.group)
-            wide = len(self._outliers) * (OUTLIER_BITS - self.bits) * len(rows) // 8
-            layer.record.add(found, _bytes(rows, self.bits, scales) + wide)
-            layer.record.salient += len(self._outliers) * len(rows)
+            seen, scales = found[layer.record.text.rows(x)], 1 + ceil(len(self._rest) / self.group)
+            wide = len(self._outliers) * (OUTLIER_BITS - self.bits) * len(seen) // 8
+            layer.record.add(seen, _bytes(seen, self.bits, scales) + wide)
+            layer.record.salient += len(self._outliers) * len(seen)
         return F.linear(found, layer.weight, layer.bias).reshape(*x.shape[:-1], -1)
 
 
@@ -97,8 +98,9 @@ class SpikeLlmLike(Activations):
         rows = activations(x)
         found, salient = self.rounded(rows), int(self._salient.sum())
         if layer.record is not None:
-            layer.record.add(found, _bytes(rows, self.bits, 2) + salient * self.more * len(rows) // 8)
-            layer.record.salient += salient * len(rows)
+            seen = found[layer.record.text.rows(x)]
+            layer.record.add(seen, _bytes(seen, self.bits, 2) + salient * self.more * len(seen) // 8)
+            layer.record.salient += salient * len(seen)
         return F.linear(found, layer.weight, layer.bias).reshape(*x.shape[:-1], -1)
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from qslm.data.files import LabelledText
-from qslm.data.tokenizer import END_OF_TEXT, check_vocabulary, describe_tokenizer, encode_all, padding_id
+from qslm.data.tokenizer import END_OF_TEXT, Frame, check_vocabulary, describe_tokenizer, encode_all, padding_id
 from qslm.errors import DataError, TaskError
 from qslm.progress import SILENT, Progress
 from qslm.tasks.task import Losses, Task, device_of
@@ -17,6 +17,7 @@ from qslm.tasks.task import Losses, Task, device_of
 LENGTH_STEP = 8  # sentences are padded to multiples of this many tokens
 BATCH_SENTENCES = 64  # sentences in a batch, at most
 BATCH_TOKENS = 4096  # tokens in a batch, padding included, at most
+NO_FRAME = Frame()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +38,8 @@ class Classification(Task):
     """Accuracy: the share of sentences whose largest logit is that of their label.
 
     Sentences are batched by length, so that little padding is computed; the losses come back in the split's
-    order. A sentence longer than `context` tokens loses its end, and an empty one is the single token
-    `<|endoftext|>`.
+    order. A sentence longer than `context` tokens loses its end, what a frame puts around it not; an empty one without
+    a frame is the single token `<|endoftext|>`.
     """
 
     metric = "accuracy"
@@ -52,6 +53,7 @@ class Classification(Task):
         *,
         classes: int,
         context: int,
+        frame: Frame = NO_FRAME,
         sentences: int | Mapping[str, int] | None = None,
         vocabulary_size: int | None = None,
         evaluation_split: str = "report",
@@ -60,11 +62,14 @@ class Classification(Task):
     ) -> None:
         """Take the labelled sentences of each split.
 
-        context: tokens of a sentence. sentences: measure only so many, evenly spread over the split, of every split
-        or by the split's name. Raises TaskError when one of them is not positive.
+        context: tokens of a sentence, with those of the frame that the network reads around it. sentences: measure
+        only so many, evenly spread over the split, of every split or by the split's name. Raises TaskError when one of
+        them is not positive, or the frame leaves no room.
         """
-        if context < 1:
-            raise TaskError(f"A context of {context} tokens holds no sentence.", "Give a positive number.")
+        if context <= len(frame):
+            raise TaskError(
+                f"A context of {context} tokens holds no sentence.", f"Give a number from {len(frame) + 1} on."
+            )
         limits = (
             sentences
             if isinstance(sentences, Mapping)
@@ -81,6 +86,7 @@ class Classification(Task):
         self._tokenizer = tokenizer
         self._classes = classes
         self._context = context
+        self._frame = frame
         self._vocabulary_size = vocabulary_size
         self._progress = progress
         self._batches: dict[str, list[SentenceBatch]] = {}
@@ -125,18 +131,19 @@ class Classification(Task):
         return self._splits[split]
 
     def _encode(self, labelled: LabelledText, split: str) -> list[list[int]]:
-        encoded = [ids or [self._empty_id()] for ids in encode_all(self._tokenizer, labelled.sentences)]
+        found = encode_all(self._tokenizer, labelled.sentences)
+        encoded = [self._frame.around(ids, self._context) or [self._empty_id()] for ids in found]
         check_vocabulary(max(padding_id(self._tokenizer), *map(max, encoded)), self._vocabulary_size)
-        long = sum(len(ids) > self._context for ids in encoded)
+        long = sum(len(ids) + len(self._frame) > self._context for ids in found)
         if long:
             self._progress.message(
                 f"{self.name}, {split}: {long:,} of {len(encoded):,} sentences are longer than {self._context} tokens "
                 "and lose their end."
             )
-        return [ids[: self._context] for ids in encoded]
+        return encoded
 
     def _batch(self, encoded: list[list[int]], labelled: LabelledText, units: list[int]) -> SentenceBatch:
-        shape = len(units), _padded(max(len(encoded[unit]) for unit in units))
+        shape = len(units), min(_padded(max(len(encoded[unit]) for unit in units)), self._context)
         ids = torch.full(shape, padding_id(self._tokenizer), dtype=torch.int64)
         mask = torch.zeros(shape, dtype=torch.bool)
         for row, unit in enumerate(units):

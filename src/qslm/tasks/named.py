@@ -1,6 +1,6 @@
 """The tasks that have a name: wikitext2, sst2, and the user's own files as text and labelled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ from tokenizers import Tokenizer
 
 from qslm.data.files import LabelledText, load_labelled_file, load_text_file, split_halves
 from qslm.data.sst2 import load_sst2
+from qslm.data.tokenizer import find_frame
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.errors import TaskError
+from qslm.models.config import TRANSFORMERS
 from qslm.progress import SILENT, Progress
-from qslm.tasks.classification import Classification
+from qslm.tasks.classification import NO_FRAME, Classification
 from qslm.tasks.language_modelling import CONTEXT, LanguageModelling
 from qslm.tasks.task import Task
 
@@ -44,6 +46,8 @@ def make_task(
     split's name; of labelled sentences so many, evenly spread over the split. Of "calibrate" the first 128 windows
     are looked at where nothing is said of it.
 
+    A classifier of `transformers` reads its sentences within the frame of its tokenizer ([CLS] ... [SEP]).
+
     Raises TaskError when the model does not suit the task, DataError when the data is missing or unusable.
     """
     data, file = (None if path is None else Path(path) for path in (data, file))
@@ -66,13 +70,17 @@ def make_task(
             evaluation_split=evaluation_split,
             source=source,
         )
-    splits, classes, source = _labelled(config.get("classes"), data, file, progress)
+    framed = config.get("architecture") == TRANSFORMERS
+    if framed:
+        _check_positions(context, config["context_length"])
+    splits, classes, source = _labelled(config, data, file, progress)
     return Classification(
         name,
         splits,
         tokenizer,
         classes=classes,
         context=context,
+        frame=find_frame(tokenizer) if framed else NO_FRAME,
         sentences=windows,
         vocabulary_size=vocabulary_size,
         evaluation_split=evaluation_split,
@@ -108,6 +116,29 @@ def _check_model(name: str, classes: int | None) -> None:
         )
 
 
+def _check_positions(context: int, positions: int) -> None:
+    if context > positions:
+        raise TaskError(
+            f"A context of {context:,} tokens is longer than the model's table of {positions:,} positions.",
+            f"Give {positions} or less: longer sentences then lose their end.",
+        )
+
+
+def _check_order(told: Sequence[str], labels: Sequence[str]) -> None:
+    """Refuse a model whose names of its classes say that they are in another order than the task's.
+
+    A name counts where it is that of a class, or starts with three letters of it (POS), or is its number (LABEL_1).
+    """
+    for place, name in enumerate(told):
+        word = name.lower().removeprefix("label_")
+        meant = next((i for i, label in enumerate(labels) if word == str(i) or word.startswith(label[:3])), place)
+        if meant != place:
+            raise TaskError(
+                f"The model's class {place} is {name[:40]!r}, that of the task is {labels[place]!r}.",
+                f"Give a model of the classes {', '.join(labels)} in this order, or --task labelled with its own.",
+            )
+
+
 def _texts(data: Path | str | None, file: Path | None, progress: Progress) -> tuple[dict[str, str], str]:
     """(text of each split, where it was found)."""
     if file is not None:
@@ -120,9 +151,10 @@ def _texts(data: Path | str | None, file: Path | None, progress: Progress) -> tu
 
 
 def _labelled(
-    classes: int | None, data: Path | str | None, file: Path | None, progress: Progress
+    config: Mapping[str, Any], data: Path | str | None, file: Path | None, progress: Progress
 ) -> tuple[dict[str, LabelledText], int, str]:
     """(sentences of each split, number of classes, where they were found)."""
+    classes = config.get("classes")
     if file is not None:
         table = load_labelled_file(file, classes)
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(SEED)).tolist()
@@ -133,5 +165,6 @@ def _labelled(
     corpus = load_sst2(data, progress)
     if classes not in (None, corpus.classes):
         raise TaskError(f"SST-2 has {corpus.classes} classes, but the model has {classes}.", "Use --task labelled.")
+    _check_order(config.get("labels", ()), corpus.labels)
     splits = {"calibrate": corpus.calibrate, "search": corpus.search, "report": corpus.report}
     return splits, corpus.classes, str(corpus.source)

@@ -1,7 +1,7 @@
-"""Opening causal language models of `transformers`: a folder with config.json and safetensors, or a GGUF file."""
+"""Opening networks of `transformers`: a folder with config.json and safetensors, a GGUF file, or a packed model."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from qslm import folders
 from qslm.anatomy import Anatomy
@@ -16,15 +17,21 @@ from qslm.anatomy.find import find_anatomy
 from qslm.data.tokenizer import load_tokenizer
 from qslm.errors import CheckpointError
 from qslm.loading.locating import Found
-from qslm.models.causal import INSTALL, CausalConfig, CausalLogits, build
+from qslm.models.causal import CausalLogits
 from qslm.models.checkpoint import check_finite
+from qslm.models.encoder import EncoderLogits
+from qslm.models.pretrained import ENCODER, Kind, NetworkConfig
+
+INSTALL = "Install what opens it: pip install 'qslm[llama]'."
+
+Network = CausalLogits | EncoderLogits
 
 
 @dataclass(frozen=True, eq=False)
-class OpenedCausal:
+class OpenedNetwork:
     """A network in float32, its tokenizer where it has one, and its files, which hold nothing that is run."""
 
-    model: CausalLogits
+    model: Network
     tokenizer: Tokenizer | None
     files: tuple[Path, ...]
 
@@ -44,15 +51,15 @@ class OpenedCausal:
         return digest.hexdigest()
 
 
-def open_causal(path: Path) -> OpenedCausal:
+def open_pretrained(path: Path) -> OpenedNetwork:
     """Open a GGUF file, dequantized, or a folder of safetensors; no code of the folder is run, nothing unpickled.
 
     Raises CheckpointError where `transformers` is missing or does not open it, or its type is not known.
     """
     files = _files(path)
-    _read_config(path)
+    kind = _read_config(path).kind
     with _by_transformers(path) as transformers, torch.random.fork_rng(devices=[]):
-        network, told = transformers.AutoModelForCausalLM.from_pretrained(
+        network, told = getattr(transformers, kind.maker).from_pretrained(
             **_given(path),
             dtype=torch.float32,
             use_safetensors=None if path.suffix == folders.GGUF else True,
@@ -63,21 +70,76 @@ def open_causal(path: Path) -> OpenedCausal:
             raise CheckpointError(
                 f"{path}: its weights are not those that its config describes: {what.replace('_keys', '')} {names[0]}"
                 + (f" and {len(names) - 1} more." if names[1:] else "."),
-                "Fetch or save it anew, as a causal language model.",
+                f"Fetch or save it anew, as a {kind.name}.",
             )
     for name, value in network.state_dict().items():
         check_finite(value, f"{path}: {name}")
-    return OpenedCausal(CausalLogits(network.eval().requires_grad_(False)), _tokenizer(path), files)
+    return OpenedNetwork(_ours(network.eval().requires_grad_(False), kind), _tokenizer(path), files)
 
 
-def outline_causal(found: Found) -> tuple[Anatomy, int, int]:
-    """The anatomy, the vocabulary and the bytes of the file of what `find` has found. Raises CheckpointError."""
+def outline_pretrained(found: Found) -> tuple[Anatomy, int, int, int | None]:
+    """The anatomy, the vocabulary, the bytes of the file and the classes of what `find` has found.
+
+    Raises CheckpointError.
+    """
     packed, path = found.packed, found.weights
-    config = CausalConfig.from_dict(found.config, str(path)) if packed else _read_config(path)
+    config = NetworkConfig.from_dict(found.config, str(path)) if packed else _read_config(path)
     with torch.device("meta"):
         anatomy = find_anatomy(build(config, str(path)))
     size = path.stat().st_size if packed else sum(file.stat().st_size for file in _files(path))
-    return anatomy, config.vocabulary_size, size
+    return anatomy, config.vocabulary_size, size, config.classes
+
+
+def build(config: NetworkConfig, origin: str) -> Network:
+    """A network of a config, with the weights that it is made with. Raises CheckpointError."""
+    transformers = _transformers(origin)
+    model_type = config.network["model_type"]
+    fields = {name: value for name, value in config.network.items() if name != "model_type"}
+    try:
+        made = transformers.AutoConfig.for_model(model_type, **fields)
+        with torch.random.fork_rng(devices=[]):  # the weights that it is made with are drawn
+            network = getattr(transformers, config.kind.maker).from_config(made, dtype=torch.float32)
+    except Exception as error:  # whatever a config that is not one makes of the constructors
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{origin} does not describe a network of transformers: {reason}.", "Check it."
+        ) from error
+    return _ours(network.eval(), config.kind)
+
+
+def _ours(network: Any, kind: Kind) -> Network:
+    """A network of transformers as one of ours."""
+    return EncoderLogits(network) if kind is ENCODER else CausalLogits(network)
+
+
+def _transformers(origin: str) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise CheckpointError(f"{origin} needs the package transformers.", INSTALL) from error
+    return transformers
+
+
+def load_pretrained(state: Mapping[str, Tensor], config: Mapping[str, Any], *, origin: str) -> Network:
+    """A network in evaluation mode from a state dict of a network of ours and `NetworkConfig.to_dict`.
+
+    Raises CheckpointError where they do not suit each other, and on NaN or infinity.
+    """
+    known = NetworkConfig.from_dict(config, origin)
+    with torch.device("meta"):  # so that a damaged config does not take memory
+        made = build(known, origin).state_dict()
+    wanted, found = ({name: tuple(one.shape) for name, one in some.items()} for some in (made, state))
+    if wanted != found:
+        name = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))[0]
+        raise CheckpointError(
+            f"{origin}: {name} has the shape {found.get(name)}, its config says {wanted.get(name)}.",
+            "Fetch or pack it anew.",
+        )
+    for name, tensor in state.items():
+        check_finite(tensor, f"{origin}: {name}")
+    model = build(known, origin)
+    model.load_state_dict(dict(state))
+    return model.requires_grad_(False).eval()
 
 
 def _files(path: Path) -> tuple[Path, ...]:
@@ -95,19 +157,23 @@ def _given(path: Path) -> dict[str, Any]:
     return where | ({"gguf_file": path.name} if gguf else {}) | {"local_files_only": True, "trust_remote_code": False}
 
 
-def _read_config(path: Path) -> CausalConfig:
+def _read_config(path: Path) -> NetworkConfig:
     with _by_transformers(path) as transformers:
         found = transformers.AutoConfig.from_pretrained(**_given(path))
-    return CausalConfig.of(found, str(path))
+    config = NetworkConfig.of(found, str(path))
+    classes = config.network.get("architectures") or [config.kind.ending]
+    if not any(str(name).endswith(config.kind.ending) for name in classes):
+        raise CheckpointError(
+            f"{path} holds a {', '.join(map(str, classes))[:80]}, which has not the head of a {config.kind.name}.",
+            f"Fine-tune and save it as one: a class that ends in {config.kind.ending}.",
+        )
+    return config
 
 
 @contextmanager
 def _by_transformers(path: Path) -> Iterator[Any]:
     """The package; whatever it raises in the meantime is a CheckpointError."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise CheckpointError(f"{path} is a network of transformers, which is not installed.", INSTALL) from error
+    transformers = _transformers(str(path))
     shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:

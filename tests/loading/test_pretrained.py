@@ -13,7 +13,8 @@ from qslm.errors import CheckpointError
 from qslm.formats import Format
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.loading.outline import read_outline
-from qslm.models.causal import CausalConfig, CausalLogits
+from qslm.models.causal import CausalLogits
+from qslm.models.pretrained import NetworkConfig
 from qslm.quantizers import RoundedSites
 from qslm.runtime.sampling import stream
 
@@ -128,4 +129,4 @@ def test_a_gguf_that_is_none_is_refused(tmp_path):
 def test_a_config_of_ours_says_what_is_wrong():
     for values in ({}, {"network": {"model_type": "llama"}}, {"network": [1]}):
         with pytest.raises(CheckpointError, match=r"here describes|here does not describe"):
-            CausalConfig.from_dict(values, "here")
+            NetworkConfig.from_dict(values, "here")
