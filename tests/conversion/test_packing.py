@@ -96,6 +96,31 @@ def test_a_config_that_was_changed_is_refused(spikegpt, tmp_path, change, told):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("path", ["blocks.0.att.key", "blocks.1.ffn.value"])
+def test_a_layer_that_was_left_out_is_noticed(spikegpt, tmp_path, path):
+    """It would run with float activations, and nothing would say so."""
+    folder = shutil.copytree(spikegpt[1], tmp_path / "changed")
+    config, _ = artifact.packed.read_config(folder)
+    entries = config["spiking"]["inputs"]
+    for one in entries:
+        one["layers"] = [layer for layer in one["layers"] if layer != path]
+    entry = json.loads((folder / CONFIG).read_text())["qslm"]
+    (folder / CONFIG).write_bytes(artifact._config_text(config, entry))
+    with pytest.raises(CheckpointError, match=f"leaves out {path}"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("more", [{"cache": None}, {"cache": {"bits": 4, "steps": None}}, {"caches": {}}])
+def test_what_a_spikegpt_cannot_have_is_refused(spikegpt, tmp_path, more):
+    folder = shutil.copytree(spikegpt[1], tmp_path / "changed")
+    config, _ = artifact.packed.read_config(folder)
+    entry = json.loads((folder / CONFIG).read_text())["qslm"]
+    config["spiking"] |= more
+    (folder / CONFIG).write_bytes(artifact._config_text(config, entry))
+    with pytest.raises(CheckpointError, match=r"cache that is not one|not what a conversion writes"):
+        load_checkpoint(folder)
+
+
 def test_other_forms_are_not_packed(tmp_path):
     with pytest.raises(SpikeError, match="takes float, which is not packed"):
         packed("spikegpt", tmp_path, lambda seen: FloatActivations())

@@ -39,6 +39,13 @@ Clip = Annotated[float, typer.Option("--clip", help="Share of the largest normal
 Weights = Annotated[int, typer.Option("--weights", help="Bits of a weight, 2 to 8; one scale a row.")]
 Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rounded: gptq, clip, minmax, hqq.")]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Fold Hadamard rotations into a Llama first.")]
+KvBits = Annotated[
+    int | None,
+    typer.Option("--kv-bits", help="Of the KV cache of a Llama, 2 to 8: values fire, keys are rounded."),
+]
+NextStep = Annotated[
+    str, typer.Option("--next-step", help="Of cached values: static, by calibration; dynamic, of every token.")
+]
 Calibrate = Annotated[
     int | None,
     typer.Option("--calibrate", min=1, help="Windows of training text, or sentences.", show_default="64, or 2,048"),
@@ -58,6 +65,8 @@ def spike(
     weights: Weights = 4,
     quantizer: Quantizer = "gptq",
     rotate: Rotate = False,
+    kv_bits: KvBits = None,
+    next_step: NextStep = "static",
     calibrate: Calibrate = None,
     windows: Windows = 16,
     file: File = None,
@@ -76,6 +85,8 @@ def spike(
 
     [bold]qslm spike SmolLM2-135M-Instruct.gguf -o smol-spikes --ratio 5% --rotate[/bold]
 
+    [bold]qslm spike SmolLM2-135M-Instruct.gguf -o smol-spikes --kv-bits 4[/bold]
+
     [bold]qslm eval mini-spikes --task wikitext2[/bold]
     """
     from qslm.spike import SpikeOptions
@@ -87,7 +98,8 @@ def spike(
     if ratio is not None and threshold is not None:
         raise SpikeError("Both --ratio and --threshold are given.", "A ratio finds the threshold of every input.")
     encoding = Encoding(bits, salient_bits, clip)
-    options = SpikeOptions(encoding, chosen, 3.5 if threshold is None else threshold, weights, quantizer, rotate)
+    score = 3.5 if threshold is None else threshold
+    options = SpikeOptions(encoding, chosen, score, weights, quantizer, rotate, kv_bits, next_step)
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,
@@ -139,7 +151,13 @@ def _print(output: Path, found: "Spiked") -> None:
         f"{_spelled(found, found.step)} beside the rounded weights."
     )
     print(f"Salient: {found.salient_ratio:.2%} of all values; {found.activation_bits:.2f} bits a stored value.")
-    print("Outputs that leave a layer as spike counts: 0 %; norms, products and additions of the stream take numbers.")
+    print(
+        f"Outputs that leave a layer as spike counts: {found.outputs_as_counts:.1%}; the others need a real scale for:"
+    )
+    for name, share in list(found.outputs.items())[1:]:
+        print(f"  {name} {share:.1%}")
+    if found.cache is not None:
+        print(f"KV cache: {found.cache} bits; values are spike counts, keys are rounded behind RoPE.")
     print(f"Embedding and head stay outside the spiking layers, matrices of them in {REST}.")
     if found.rotation is not None:
         print(f"Rotated: {found.rotation}.")

@@ -1,7 +1,7 @@
 """A converted network as a packed model: integer weights as its layers have them, spike counts in config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from qslm.conversion.convert import Conversion
 from qslm.formats import FLOAT32, SIGN, Format
 from qslm.formats.quantized import QuantizedTensor
 from qslm.quantizers import round_site
-from qslm.spiking.placing import SPIKING, described
+from qslm.spiking.cache import CacheForm
+from qslm.spiking.placing import CACHE, SPIKING, described
 
 REST = Format.parse("int8-row")  # of embedding and head, which stay outside the spiking layers (derived)
 REST_QUANTIZER = "clip"
@@ -29,6 +30,10 @@ class Packable:
     allocation: Allocation
     sites: Mapping[str, QuantizedTensor]
     config: Mapping[str, Any]
+
+    def with_cache(self, form: CacheForm) -> "Packable":
+        """The same with a KV cache that holds integers."""
+        return replace(self, config={**self.config, SPIKING: {**self.config[SPIKING], CACHE: form.to_dict()}})
 
     def write(self, folder: Path | str, tokenizer_json: str | None = None) -> artifact.Artifact:
         """Pack it into a folder, which `load_checkpoint` opens in the integer form. Raises ArtifactError."""

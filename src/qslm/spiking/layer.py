@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from qslm.errors import SpikeError
 from qslm.formats.quantized import QuantizedTensor
 from qslm.spiking.encoding import Encoding, SpikeCounts, encode, stored_bytes
+from qslm.spiking.firing import Firing
 from qslm.spiking.linear import SpikingLinear
 from qslm.spiking.saliency import THRESHOLD, StaticSaliency, activations, salient
 from qslm.spiking.trains import Cost, Windows
@@ -26,7 +27,8 @@ class Record:
     """What went into one layer, counted while the network ran.
 
     tokens: inputs of (in,); zeros, salient, massive: values among them; stored_bytes: of the inputs in the form in
-    which they are stored; cost: of their spike trains for one output neuron, where they are spikes.
+    which they are stored; cost: of their spike trains for one output neuron, where they are spikes. What left it as
+    spike counts: fired, outputs; fired_spikes, the sum of their magnitudes.
     """
 
     tokens: int = 0
@@ -35,6 +37,8 @@ class Record:
     massive: int = 0
     stored_bytes: int = 0
     cost: Cost = field(default_factory=lambda: Cost(0, 0, 0, 0))
+    fired: int = 0
+    fired_spikes: int = 0
 
     def add(self, x: Tensor, stored_bytes: int) -> None:
         """Count inputs (..., in) and the zeros among them."""
@@ -100,14 +104,17 @@ class SpikeActivations(Activations):
         self._last = None
 
     def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
-        """V s_n s_i + b, where V is an exact sum of integers. Raises SpikeError on NaN and infinities."""
+        """V s_n s_i + b, where V is an exact sum of integers; of a layer that fires, counts times their step.
+
+        Raises SpikeError on NaN and infinities, and as `Firing.fired` does.
+        """
         counts = self.counts(x)
         if layer.record is not None:
             layer.record.add(counts.counts, stored_bytes(counts))
             layer.record.salient += int(counts.salient.sum())
             layer.record.massive += int(counts.massive.sum())
             layer.record.cost += self.windows.cost(counts)
-        return layer.neurons.outputs(counts).reshape(*x.shape[:-1], -1)
+        return layer.outputs(counts).reshape(*x.shape[:-1], -1)
 
 
 class _Kept:
@@ -130,6 +137,7 @@ def _version(x: Tensor) -> int:
 class RoundedLayer(nn.Module):
     """Integer weights (out, in) with a scale a row, and the form of its activations, which may be changed.
 
+    firing: where its outputs leave as spike counts, which they do when its inputs are some; None lets numbers leave.
     Raises SpikeError for weights that are not integers with one scale a row, and no zero points beyond int8.
     """
 
@@ -145,6 +153,7 @@ class RoundedLayer(nn.Module):
         if int(integers.abs().max()) > 127:
             raise SpikeError(f"Weights in {rounded.format} are beyond int8.", "Give symmetric integers of 2 to 8 bits.")
         self.rounded, self.activations = rounded, activations
+        self.firing: Firing | None = None
         self.record: Record | None = None
         self.neurons = SpikingLinear(integers.to(torch.int8), rounded.scales[:, 0].float(), bias=bias)
 
@@ -157,6 +166,16 @@ class RoundedLayer(nn.Module):
     def bias(self) -> Tensor | None:
         """Float32 (out,), or None."""
         return self.neurons.bias
+
+    def outputs(self, counts: SpikeCounts) -> Tensor:
+        """The outputs float32 (tokens, out) of spike counts (tokens, in)."""
+        if self.firing is None:
+            return self.neurons.outputs(counts)
+        fired, steps = self.firing.fired(self.neurons, counts)
+        if self.record is not None:
+            self.record.fired += fired.numel()
+            self.record.fired_spikes += int(fired.abs().sum())
+        return self.firing.values(fired, steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""

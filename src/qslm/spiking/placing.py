@@ -1,10 +1,13 @@
 """Spiking layers in config.json, and back into a network that was packed.
 
     "spiking": {"inputs": [{"layers": [PATH, ...], "bits": 4, "salient_bits": 8, "clip": 0.9, "threshold": 3.5,
-                            "center": null, "reach": null}, ...]}
+                            "center": null, "reach": null}, ...],
+                "cache": {"bits": 4, "steps": {PATH: [0.1, ...], ...}}}
 
 Every entry is an input that its layers share, with the encoding of its spike counts; center and reach are those of a
-static saliency, in place of the threshold. The integer weights of a layer lie packed as its site `PATH.weight`.
+static saliency, in place of the threshold. The integer weights of a layer lie packed as its site `PATH.weight`; every
+linear layer of the attention blocks has an entry. The key "cache" is there where the KV cache holds integers
+(`spiking.cache`).
 """
 
 from collections.abc import Mapping
@@ -13,13 +16,17 @@ from typing import Any
 
 from torch import nn
 
+from qslm.anatomy import INPUT, OUTPUT
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import CheckpointError, SpikeError
 from qslm.formats.quantized import QuantizedTensor
+from qslm.spiking.cache import CacheForm, hold
 from qslm.spiking.encoding import Encoding
 from qslm.spiking.layer import Activations, RoundedLayer, SpikeActivations
 from qslm.spiking.saliency import StaticSaliency
 
 SPIKING = "spiking"  # the key in config.json
+CACHE = "cache"  # the key in it
 FIELDS = {"layers", "bits", "salient_bits", "clip", "threshold", "center", "reach"}
 
 
@@ -48,6 +55,7 @@ def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTe
 
     quantized: packed sites by name. Raises CheckpointError, which says `origin`, where they do not suit the network.
     """
+    left = _linear_layers(model)
     for entry in _entries(spiking, origin):
         try:
             form = _form(entry)
@@ -63,13 +71,34 @@ def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTe
                 model.set_submodule(path, RoundedLayer(site, linear.bias, form))
             except SpikeError as error:
                 raise CheckpointError(f"{origin}: {path}: {error.problem}", _ANEW) from error
+            left.discard(path)
+    if left:
+        raise CheckpointError(f"{origin}: {SPIKING} leaves out {sorted(left)[0]}, which is a linear layer.", _ANEW)
+    if isinstance(spiking, dict) and CACHE in spiking:
+        _hold(model, spiking[CACHE], origin)
+
+
+def _linear_layers(model: nn.Module) -> set[str]:
+    """The paths of the linear layers of the attention blocks, all of which a conversion replaces."""
+    anatomy = find_anatomy(model)
+    blocks = {anatomy.path(name) for name in anatomy.blocks if name not in (INPUT, OUTPUT)}
+    linear = (path for path, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {path for path in linear if any(path.startswith(f"{block}.") for block in blocks)}
+
+
+def _hold(model: nn.Module, cache: object, origin: str) -> None:
+    try:
+        hold(model, CacheForm.from_dict(cache))
+    except (SpikeError, CheckpointError, OverflowError, ValueError) as error:
+        problem = (error.problem if isinstance(error, SpikeError | CheckpointError) else str(error)).rstrip(".")
+        raise CheckpointError(f"{origin}: {SPIKING} has a cache that is not one: {problem}.", _ANEW) from error
 
 
 _ANEW = "The packed model is damaged or of another version: convert it anew (qslm spike)."
 
 
 def _entries(spiking: object, origin: str) -> list[dict[str, Any]]:
-    inputs = spiking.get("inputs") if isinstance(spiking, dict) else None
+    inputs = spiking.get("inputs") if isinstance(spiking, dict) and spiking.keys() <= {"inputs", CACHE} else None
     entries = inputs if isinstance(inputs, list) else []
     if not entries or not all(
         isinstance(one, dict) and one.keys() == FIELDS and isinstance(one["layers"], list) for one in entries
