@@ -358,6 +358,8 @@ def test_a_cache_of_integers_moves_its_bits_and_its_steps(dynamic):
     mixed = heads * seen if dynamic else 7 * heads * width
     assert work.counts[RESCALE] == heads * seen + mixed + 7 * kept * width  # the last of rounded keys
     before = Attention(path="", tokens=7, heads=heads, kv_heads=kept, head_dim=width, pairs=seen)
+    added = work.counts[ADD] - before.operations(RAN, TERMS).counts[ADD]
+    assert added == 7 * kept * width + 7 * (heads + kept) * width * 2  # of rounding, and of butterflies over 4 columns
     assert attention.operations(FLOATING, TERMS).counts == before.operations(FLOATING, TERMS).counts
 
     value, key = layers[path.format(0)], layers[path.format(0).replace("v_proj", "k_proj")]

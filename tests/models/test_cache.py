@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers", reason="needs pip install 'qslm[llama]'")
 
-from qslm.models.cache import round_keys
+from transformers import LlamaConfig
+
+from qslm.models.cache import IntegerCache, round_keys
+from qslm.models.hadamard import Rotation
 
 
 @settings(deadline=None)
@@ -36,3 +39,22 @@ def test_ends_are_kept_where_all_keys_have_one_sign():
     keys = torch.tensor([0.5, 1.0, 15.0])
     assert torch.equal(round_keys(keys, 4), torch.tensor([0.0, 1.0, 15.0]))
     assert torch.equal(round_keys(-keys, 4), -torch.tensor([0.0, 1.0, 15.0]))
+
+
+def test_a_channel_that_stands_out_costs_less_than_its_share():
+    """A turned head spreads it, so the others keep their bits."""
+    keys = torch.randn(1, 2, 9, 16, generator=torch.Generator().manual_seed(0))
+    keys[..., 3] += 40
+    cache = IntegerCache(LlamaConfig(num_hidden_layers=1), 4)
+    found, values = cache.update(keys, keys, 0)
+    assert torch.equal(values, keys)
+    turn = Rotation.of(16)
+    torch.testing.assert_close(turn.apply(found), round_keys(turn.apply(keys), 4), atol=1e-4, rtol=0)
+    others = [channel for channel in range(16) if channel != 3]
+    queries = torch.randn(1, 2, 5, 16, generator=torch.Generator().manual_seed(1))
+    queries[..., 3] = 0
+
+    def error(some):
+        return float(((some - keys)[..., others] @ queries[..., others].mT).square().mean())
+
+    assert error(found) < 0.8 * error(round_keys(keys, 4))

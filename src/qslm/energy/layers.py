@@ -23,6 +23,7 @@ from typing import Any, Self
 from qslm.allocation import Allocation
 from qslm.energy.operations import Operation, Operations, accumulate, mac, plain
 from qslm.formats import FLOAT16, FLOAT32, Format, data_bytes, matrix_shape, stored_tensors
+from qslm.models.hadamard import Rotation
 from qslm.spiking.trains import Cost
 
 RAN, INTEGER, SPARSE, FLOATING = "ran", "integer", "sparse", "float16"
@@ -452,10 +453,11 @@ class Attention(Layer):
     a token and head one quotient and head_dim products; a rotation of a position a product and a mac a value.
     The cache is written once a token and read once a pair.
 
-    cache_bits: of a cache that holds integers, on all machines but float16. Keys have a step in float32 and a zero
-    point of as many bits a token and head: queries meet codes, and their sum, taken once, the zero point; then the pair
-    is rescaled. Values have one step a head, which rescales the mixture; or where dynamic_values one a token and head,
-    held in float32, which rescales every pair. Values come as they were fired; keys are rounded here.
+    cache_bits: of a cache that holds integers, on all machines but float16. Queries and keys are turned by additions
+    (`models.cache`), and keys are rounded here. Keys have a step in float32 and a zero point of as many bits a token
+    and head: queries meet codes, and their sum, taken once, the zero point; then the pair is rescaled. Values come as
+    they were fired, and have one step a head, which rescales the mixture; or where dynamic_values one a token and head,
+    held in float32, which rescales every pair.
     """
 
     heads: int
@@ -489,12 +491,14 @@ class Attention(Layer):
         """What an integer cache adds: rounding keys, which compares for both ends; zero points, and scales."""
         pairs, outputs = self.pairs * self.heads, self.tokens * self.heads * self.head_dim
         keys = self.tokens * self.kv_heads * self.head_dim
+        turned = self.tokens * (self.heads + self.kv_heads) * Rotation.of(self.head_dim).additions
         scaling: dict[Operation, float] = {
             plain("add", "float16"): outputs,
             mac("float16", f"int{bits}", "float16"): pairs,
             plain("rescale", "float32"): pairs + (pairs if self.dynamic_values else outputs),
         }
-        return _sum(quantization(keys, self.tokens * self.kv_heads), {plain("compare", "float32"): keys}, scaling)
+        rounding = quantization(keys, self.tokens * self.kv_heads)
+        return _sum(rounding, {plain("compare", "float32"): keys, plain("add", "float32"): turned}, scaling)
 
 
 @dataclass(frozen=True, kw_only=True)

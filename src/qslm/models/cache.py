@@ -1,11 +1,13 @@
 """A KV cache whose keys are integers, for networks of `transformers`, which this file needs.
 
-Keys of b bits are rounded behind RoPE, as Atom does it (MLSys 2024): affine, a step and a zero point for each token and
-head, nothing clipped. As in QuaRot (NeurIPS 2024) the range includes 0, so that a zero point is a code of b bits, too:
+Keys are rounded behind RoPE as in QuaRot (Ashkboos et al., NeurIPS 2024): each head is turned by a Hadamard matrix,
+which the query's turn undoes in their product, so that no channel stands out; then affine, with a step and a zero point
+for each token and head. The range includes 0, so that a zero point is a code of b bits; nothing is clipped (derived):
 
     s = (max - min) / (2^b - 1),  z = round(-min / s),  k = (clip(round(x / s) + z, 0, 2^b - 1) - z) s
 
-Values come as what `v_proj` fires, which is on a grid already; they are kept as they come.
+Values come as what `v_proj` fires, which is on a grid already; they are kept as they come. The tensors here hold the
+numbers that these integers stand for, keys turned back, so that attention runs as it is.
 """
 
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+
+from qslm.models.hadamard import Rotation
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -28,9 +32,9 @@ class IntegerCache(DynamicCache):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *more: Any, **named: Any
     ) -> tuple[Tensor, Tensor]:
         """Add keys and values (rows, heads, tokens, head width); all that a query may see, in the same form."""
-        found: tuple[Tensor, Tensor] = super().update(
-            round_keys(key_states, self.bits), value_states, layer_idx, *more, **named
-        )
+        turn = Rotation.of(key_states.shape[-1])
+        keys = turn.undo(round_keys(turn.apply(key_states), self.bits))
+        found: tuple[Tensor, Tensor] = super().update(keys, value_states, layer_idx, *more, **named)
         return found
 
 
