@@ -12,7 +12,9 @@ with float activations says what they cost.
 the paired 95 % interval against the float network; `step`, `step_low` and `step_high` are what the activations cost, in
 percent of the perplexity with the same weights and float activations. `salient_ratio` and `activation_bits` are counted
 over all inputs of the report split; the bits are those of the stored form, with lists, scales and exponents. Every
-SpikeQuant row runs the integer form. `energy`: pJ a token of the converted layers alone, by the 45 nm table, counted on
+SpikeQuant row runs the integer form. Rows of a KV cache of so many bits: values fire on the step of their head, static
+by calibration, or dynamic; keys are rounded behind RoPE; `outputs_as_counts` is the share of all outputs that leave
+their layer as spike counts. `energy`: pJ a token of the converted layers alone, by the 45 nm table, counted on
 one batch, for decoding and a prefill of 1,024 tokens; of the float network in float16. `seconds` of `models`: of each
 whole conversion, calibration included, and `peak_bytes` the largest memory of the process until its model was done,
 evaluations included. Every row is kept in --output, and a run that was killed goes on; a changed program starts anew.
@@ -42,6 +44,7 @@ import qslm
 from qslm import find_anatomy, load_checkpoint, make_task
 from qslm.anatomy import INPUT, OUTPUT
 from qslm.cli.progress import Listener
+from qslm.conversion.cache import calibrate_cache
 from qslm.conversion.convert import Conversion, Form, Seen, convert
 from qslm.conversion.rotate import rotate
 from qslm.data.source import data_files
@@ -52,6 +55,7 @@ from qslm.evaluation import evaluate
 from qslm.formats.staging import write_bytes
 from qslm.models.causal import CausalLogits
 from qslm.spiking import Encoding, threshold_for
+from qslm.spiking.cache import DYNAMIC, STATIC, hold
 from qslm.spiking.layer import FloatActivations, Record, SpikeActivations
 from qslm.spiking.rivals import AtomLike, RoundToNearest, SpikeLlmLike, spikellm_saliency
 from qslm.tasks import LanguageModelling, Losses, Task, compare
@@ -111,6 +115,17 @@ OURS: Mapping[str, Form] = {
 }
 ROTATED_RIVALS: Mapping[str, Form] = {"QuaRot-like": lambda seen: RoundToNearest(clip=CLIP)}
 ROTATED_OURS: Mapping[str, Form] = {f"SpikeQuant {RATIOS[0]:.2%}, rotated": by_ratio(RATIOS[0])}
+CACHES: Mapping[str, tuple[int, str]] = {
+    f"SpikeQuant {RATIOS[0]:.2%}, 4-bit KV cache": (4, STATIC),
+    f"SpikeQuant {RATIOS[0]:.2%}, 4-bit KV cache, dynamic": (4, DYNAMIC),
+    f"SpikeQuant {RATIOS[0]:.2%}, 8-bit KV cache": (8, STATIC),
+    f"SpikeQuant {RATIOS[0]:.2%}, rotated, 4-bit KV cache": (4, STATIC),
+}  # of networks that have keys and values: bits and next step of each row's cache
+
+
+def cached(rotated: bool) -> Mapping[str, Form]:
+    """The forms of the rows of CACHES."""
+    return {name: by_ratio(RATIOS[0]) for name in CACHES if ("rotated" in name) == rotated}
 
 
 def stories(arguments: argparse.Namespace, progress: Listener) -> Case:
@@ -239,6 +254,10 @@ class Table:
 
     def _measure(self, found: Conversion, name: str, role: str, base: str) -> None:
         found.use(name)
+        if isinstance(found.model, CausalLogits):
+            hold(found.model, None)
+            if name in CACHES:
+                hold(found.model, calibrate_cache(found.model, self.case.task, *CACHES[name]))
         for layer in found.layers.values():
             layer.record = Record()
         measured = evaluate(found.model, self.case.task, "report", self.progress)
@@ -292,7 +311,14 @@ def counted(found: Conversion) -> dict[str, float]:
     salient = sum(record.salient for record, _ in records if record is not None)
     stored = sum(record.stored_bytes for record, _ in records if record is not None)
     zeros = sum(record.zeros for record, _ in records if record is not None)
-    return {"salient_ratio": salient / values, "activation_bits": 8 * stored / values, "zero_ratio": zeros / values}
+    outputs = sum(layer.record.tokens * len(layer.neurons.codes) for layer in found.layers.values() if layer.record)
+    fired = sum(record.fired for record, _ in records if record is not None)
+    return {
+        "salient_ratio": salient / values,
+        "activation_bits": 8 * stored / values,
+        "zero_ratio": zeros / values,
+        "outputs_as_counts": fired / outputs,
+    }
 
 
 def spelled(row: Mapping[str, Any]) -> str:
@@ -306,7 +332,10 @@ def measured(case: Case, kept: Kept, progress: Listener) -> tuple[list[dict[str,
     table = Table(case, kept, progress)
     rotations = kept.all["rotations"]
     if isinstance(case.model, CausalLogits):
-        for online, forms in ((True, {"rival": ROTATED_RIVALS}), (False, {"spikequant": ROTATED_OURS})):
+        for online, forms in (
+            (True, {"rival": ROTATED_RIVALS}),
+            (False, {"spikequant": {**ROTATED_OURS, **cached(True)}}),
+        ):
             base = "4-bit weights, rotated" + (" online too" if online else "")
 
             def prepare(base: str = base, online: bool = online) -> nn.Module:
@@ -317,7 +346,8 @@ def measured(case: Case, kept: Kept, progress: Listener) -> tuple[list[dict[str,
                 return model
 
             table.add(base, forms, prepare)
-    table.add("4-bit weights", {"rival": RIVALS, "spikequant": OURS})
+    more = cached(False) if isinstance(case.model, CausalLogits) else {}
+    table.add("4-bit weights", {"rival": RIVALS, "spikequant": {**OURS, **more}})
     losses, seconds = kept.losses("float32"), kept.all["seconds"]
     told = {"tokens": losses.tokens, "windows": len(losses.values), "rotations": rotations}
     kept.all.setdefault("peak_bytes", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

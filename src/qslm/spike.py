@@ -8,7 +8,9 @@ from typing import Any
 
 from qslm import folders
 from qslm.anatomy.find import find_anatomy
+from qslm.conversion.cache import calibrate_cache
 from qslm.conversion.convert import Conversion, Seen, convert
+from qslm.conversion.leaving import COUNTS, shares
 from qslm.conversion.packing import SPIKES, round_rest, unrounded
 from qslm.conversion.rotate import rotate
 from qslm.errors import ArtifactError, CheckpointError, FormatError, SpikeError
@@ -20,6 +22,7 @@ from qslm.models.padding import text_of
 from qslm.progress import SILENT, Progress
 from qslm.quantizers import QUANTIZERS, SCALING
 from qslm.spiking import Encoding, calibrate, calibrate_ratio, threshold_for
+from qslm.spiking.cache import NEXT_STEPS, STATIC, check_bits, hold
 from qslm.spiking.layer import FloatActivations, Record, RoundedLayer, SpikeActivations
 from qslm.tasks.statistics import Comparison, Kind, compare
 from qslm.tasks.task import Task
@@ -36,8 +39,9 @@ class SpikeOptions:
     ratio: the share of salient values that the threshold of every input is calibrated to; None takes `threshold`, a
     modified z-score, for all. static: one center and one reach for all tokens of an input, from calibration. weights:
     bits, symmetric, one scale a row. float_weights: pack the weights as they were, for a study to choose their bits and
-    those of the spike counts; measured are the rounded ones nevertheless. All defaults are derived: 6.25 % is Atom's
-    share of outliers. Raises FormatError or SpikeError where there is no such conversion.
+    those of the spike counts; measured are the rounded ones nevertheless. cache: bits of the KV cache of a Llama, None
+    where it holds numbers; next_step: static or dynamic, of the values in it. All defaults are derived: 6.25 % is
+    Atom's share of outliers. Raises FormatError or SpikeError where there is no such conversion.
     """
 
     encoding: Encoding = ENCODING
@@ -48,6 +52,8 @@ class SpikeOptions:
     rotate: bool = False
     static: bool = False
     float_weights: bool = False
+    cache: int | None = None
+    next_step: str = STATIC
 
     def __post_init__(self) -> None:
         if self.ratio is not None and not 0 < self.ratio < 0.5:
@@ -61,6 +67,15 @@ class SpikeOptions:
             raise FormatError(
                 f"{self.quantizer[:64]!r} rounds no weights of spiking layers.", f"Choose one of: {names}."
             )
+        if self.cache is not None:
+            check_bits(self.cache)
+            if self.float_weights:
+                raise SpikeError(
+                    "A KV cache of integers holds what spiking layers fire, and float weights make none.",
+                    "Convert either with --kv-bits or with --float-weights.",
+                )
+        if self.next_step not in NEXT_STEPS:
+            raise SpikeError(f"A next step is not {self.next_step[:64]!r}.", f"Choose {' or '.join(NEXT_STEPS)}.")
 
     @property
     def format(self) -> Format:
@@ -87,7 +102,8 @@ class Spiked:
     Embedding and head are rounded in both, as the packed file has them. weights: what the rounded weights cost beside
     the float network, loss: what all costs, and step: what the spikes cost beside the rounded weights, in the unit of
     `kind`, with paired 95 % intervals. layers: of every layer the values that reached it, the shares of salient
-    ones and of zeros, and the bits of a stored one.
+    ones and of zeros, and the bits of a stored one. outputs: what takes the outputs of the
+    layers, by its share of them; those that left as spike counts first. cache: bits of the KV cache.
     """
 
     float32: Evaluation
@@ -99,6 +115,8 @@ class Spiked:
     loss: Comparison
     step: Comparison
     layers: Mapping[str, Mapping[str, float]]
+    outputs: Mapping[str, float]
+    cache: int | None
     rotation: str | None
     bytes: int
     sha256: str
@@ -112,6 +130,11 @@ class Spiked:
     def activation_bits(self) -> float:
         """Of a stored value, lists, steps and exponents included."""
         return self._mean("activation_bits")
+
+    @property
+    def outputs_as_counts(self) -> float:
+        """The share of outputs that leave a layer as spike counts, 0 to 1."""
+        return self.outputs[COUNTS]
 
     def _mean(self, name: str) -> float:
         values = sum(one["values"] for one in self.layers.values())
@@ -137,7 +160,9 @@ class Spiked:
             "step": ends(self.step),
             "salient_ratio": self.salient_ratio,
             "activation_bits": self.activation_bits,
-            "outputs_as_counts": 0.0,
+            "outputs_as_counts": self.outputs_as_counts,
+            "outputs": dict(self.outputs),
+            "cache": self.cache,
             "layers": {path: dict(one) for path, one in self.layers.items()},
             "rotation": self.rotation,
             "bytes": self.bytes,
@@ -161,6 +186,11 @@ def spike(
     folder, model = folders.check(output, "packing", ArtifactError), checkpoint.model
     if any(isinstance(one, RoundedLayer) for one in model.modules()):
         raise CheckpointError(f"{checkpoint.name} is spiking already.", "Give the network that it was made of.")
+    if options.cache is not None and not isinstance(model, CausalLogits):
+        raise CheckpointError(
+            f"A {type(model).__name__} has no KV cache: its state is of sums, not of keys and values.",
+            "Convert it without --kv-bits.",
+        )
     float32 = evaluate(model, task, SPLIT, progress)
     rotation = None
     if options.rotate:
@@ -191,6 +221,10 @@ def spike(
     packable = round_rest(found, anatomy, config)
     rounded = evaluate(model, task, SPLIT, progress)
     found.use(SPIKES)
+    if options.cache is not None:
+        form = calibrate_cache(model, task, options.cache, options.next_step)
+        hold(model, form)
+        packable = packable.with_cache(form)
     with text_of(model) as text:
         for layer in found.layers.values():
             layer.record = Record(text)
@@ -210,6 +244,8 @@ def spike(
         compare(task, spikes.losses, float32.losses, kind),
         compare(task, spikes.losses, rounded.losses, kind),
         _layers(found),
+        _outputs(found),
+        options.cache,
         rotation,
         packed.file_bytes,
         packed.sha256,
@@ -232,3 +268,12 @@ def _layers(found: Conversion) -> dict[str, dict[str, float]]:
             "activation_bits": 8 * layer.record.stored_bytes / values,
         }
     return told
+
+
+def _outputs(found: Conversion) -> dict[str, float]:
+    """What takes the outputs of the layers, by its share."""
+    counted = {}
+    for path, layer in found.layers.items():
+        assert layer.record is not None
+        counted[path] = layer.record.tokens * len(layer.neurons.codes), layer.record.fired
+    return shares(counted)

@@ -95,9 +95,9 @@ def test_the_file_holds_four_bits_a_weight_of_the_layers(spikegpt):
         (lambda one: one.pop("clip"), "not what a conversion writes"),
         (lambda one: one.update(layers=["blocks.0.att"]), "which is no linear layer"),
         (lambda one: one.update(layers=[7]), "names '7'"),
-        (lambda one: one.update(layers=["head"]), "in no entry of spiking"),
+        (lambda one: one.update(layers=["head"]), "leaves out"),
         (lambda one: one["layers"].append(one["layers"][0]), "which is no linear layer"),
-        (lambda one: one["layers"].pop(), "1 sites read spike counts and are in no entry of spiking"),
+        (lambda one: one["layers"].pop(), "leaves out"),
     ],
 )
 def test_a_config_that_was_changed_is_refused(spikegpt, tmp_path, change, told):
@@ -127,6 +127,31 @@ def test_a_static_saliency_is_packed_and_follows_another_workload_when_it_is_wat
         layers[0](100 * torch.randn(600, 32, generator=torch.Generator().manual_seed(0)))
     assert [one.recalibrations for one in (layer.activations.saliency for layer in layers)] == [1] + 13 * [0]
     assert layers[0].activations.saliency.saliency.ratio == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("path", ["blocks.0.att.key", "blocks.1.ffn.value"])
+def test_a_layer_that_was_left_out_is_noticed(spikegpt, tmp_path, path):
+    """It would run with float activations, and nothing would say so."""
+    folder = shutil.copytree(spikegpt[1], tmp_path / "changed")
+    config, _ = artifact.packed.read_config(folder)
+    entries = config["spiking"]["inputs"]
+    for one in entries:
+        one["layers"] = [layer for layer in one["layers"] if layer != path]
+    entry = json.loads((folder / CONFIG).read_text())["qslm"]
+    (folder / CONFIG).write_bytes(artifact._config_text(config, entry))
+    with pytest.raises(CheckpointError, match=f"leaves out {path}"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("more", [{"cache": None}, {"cache": {"bits": 4, "steps": None}}, {"caches": {}}])
+def test_what_a_spikegpt_cannot_have_is_refused(spikegpt, tmp_path, more):
+    folder = shutil.copytree(spikegpt[1], tmp_path / "changed")
+    config, _ = artifact.packed.read_config(folder)
+    entry = json.loads((folder / CONFIG).read_text())["qslm"]
+    config["spiking"] |= more
+    (folder / CONFIG).write_bytes(artifact._config_text(config, entry))
+    with pytest.raises(CheckpointError, match=r"cache that is not one|not what a conversion writes"):
+        load_checkpoint(folder)
 
 
 def test_other_forms_are_not_packed(tmp_path):

@@ -26,6 +26,7 @@ from qslm.spiking import (
     fire_events,
     thresholds,
 )
+from qslm.spiking.cache import CacheForm, hold
 from qslm.spiking.layer import FloatActivations, Record, SpikeActivations
 from qslm.spiking.rivals import AtomLike, RoundToNearest, SpikeLlmLike
 
@@ -354,6 +355,41 @@ def test_an_encoder_sees_all_of_a_sentence_and_rotates_nothing(kind):
     assert len(smooth) == {"bert": 3, "distilbert": 2}[kind]  # GELUs, and the tanh of a pooler
     pooled = [one for one in layers.values() if isinstance(one, Matrix) and one.tokens == 2]
     assert len(pooled) == 2 and sum(isinstance(one, Matrix) for one in layers.values()) == 14
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_cache_of_integers_moves_its_bits_and_its_steps(dynamic):
+    pytest.importorskip("transformers", reason="needs pip install 'qslm[llama]'")
+    from networks.llama import tiny
+    from networks.tasks import NextToken
+
+    model = CausalLogits(tiny("llama"))
+    forms = {"spikes": lambda seen: SpikeActivations(Encoding())}
+    convert(model, find_anatomy(model), NextToken(model), forms, tokens=200)
+    path = "network.model.layers.{}.self_attn.v_proj"
+    hold(model, CacheForm(4, None if dynamic else {path.format(one): (0.25, 0.5) for one in range(2)}))
+    layers, _, _ = counted(model, torch.arange(7).reshape(1, 7), calls=1)
+    seen, heads, kept, width = 28, 6, 2, 4
+    attention = layers["network.model.layers.0.self_attn"]
+    work = attention.operations(RAN, TERMS)
+    entry = kept * (2 * width * 4 / 8 + 4 + 4 / 8 + 4 * dynamic)
+    assert work.bytes["state"] == (7 + seen) * entry
+    assert work.counts[mac("float16", "int4", "float16")] == (2 * width + 1) * heads * seen  # and a zero point
+    assert mac("float16", "float16", "float16") not in work.counts
+    mixed = heads * seen if dynamic else 7 * heads * width
+    assert work.counts[RESCALE] == heads * seen + mixed + 7 * kept * width  # the last of rounded keys
+    before = Attention(path="", tokens=7, heads=heads, kv_heads=kept, head_dim=width, pairs=seen)
+    added = work.counts[ADD] - before.operations(RAN, TERMS).counts[ADD]
+    assert added == 7 * kept * width + 7 * (heads + kept) * width * 2  # of rounding, and of butterflies over 4 columns
+    assert attention.operations(FLOATING, TERMS).counts == before.operations(FLOATING, TERMS).counts
+
+    value, key = layers[path.format(0)], layers[path.format(0).replace("v_proj", "k_proj")]
+    assert (value.fired_bits, key.fired_bits) == (4, None) and 0 < value.fired_spikes <= 7 * 8 * 7
+    fired, plain_ = value.operations(RAN, TERMS), key.operations(RAN, TERMS)
+    assert fired.counts[plain("compare", "int32")] == 7 * 8 * 7
+    assert fired.counts.get(RESCALE, 0) - value.encoded == (2 * 7 * 8 if dynamic else 0)
+    assert plain_.counts[RESCALE] - key.encoded == 2 * 7 * 8
+    assert fired.bytes["activations"] == plain_.bytes["activations"] - 7 * 8 * (4 - 0.5)
 
 
 def test_the_bits_stay_and_the_hooks_go():

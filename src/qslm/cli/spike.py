@@ -49,6 +49,13 @@ FloatWeights = Annotated[
         "--float-weights", help="Pack the weights in float32, for qslm search --activations to choose all bits."
     ),
 ]
+KvBits = Annotated[
+    int | None,
+    typer.Option("--kv-bits", help="Of the KV cache of a Llama, 2 to 8: values fire, keys are rounded."),
+]
+NextStep = Annotated[
+    str, typer.Option("--next-step", help="Of cached values: static, by calibration; dynamic, of every token.")
+]
 Calibrate = Annotated[
     int | None,
     typer.Option("--calibrate", min=1, help="Windows of training text, or sentences.", show_default="64, or 2,048"),
@@ -70,6 +77,8 @@ def spike(
     rotate: Rotate = False,
     static: Static = False,
     float_weights: FloatWeights = False,
+    kv_bits: KvBits = None,
+    next_step: NextStep = "static",
     calibrate: Calibrate = None,
     windows: Windows = 16,
     file: File = None,
@@ -88,6 +97,8 @@ def spike(
 
     [bold]qslm spike SmolLM2-135M-Instruct.gguf -o smol-spikes --ratio 5% --rotate[/bold]
 
+    [bold]qslm spike SmolLM2-135M-Instruct.gguf -o smol-spikes --kv-bits 4[/bold]
+
     [bold]qslm eval mini-spikes --task wikitext2[/bold]
 
     [bold]qslm spike spikegpt-mini --float-weights -o mini-slots[/bold]
@@ -102,7 +113,9 @@ def spike(
         raise SpikeError("Both --ratio and --threshold are given.", "A ratio finds the threshold of every input.")
     encoding = Encoding(bits, salient_bits, clip)
     modified_z = 3.5 if threshold is None else threshold
-    options = SpikeOptions(encoding, chosen, modified_z, weights, quantizer, rotate, static, float_weights)
+    options = SpikeOptions(
+        *(encoding, chosen, modified_z, weights, quantizer, rotate, static, float_weights, kv_bits, next_step)
+    )
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,
@@ -154,7 +167,13 @@ def _print(output: Path, found: "Spiked") -> None:
         f"{_spelled(found, found.step)} beside the rounded weights."
     )
     print(f"Salient: {found.salient_ratio:.2%} of all values; {found.activation_bits:.2f} bits a stored value.")
-    print("Outputs that leave a layer as spike counts: 0 %; norms, products and additions of the stream take numbers.")
+    print(
+        f"Outputs that leave a layer as spike counts: {found.outputs_as_counts:.1%}; the others need a real scale for:"
+    )
+    for name, share in list(found.outputs.items())[1:]:
+        print(f"  {name} {share:.1%}")
+    if found.cache is not None:
+        print(f"KV cache: {found.cache} bits; values are spike counts, keys are rounded behind RoPE.")
     print(f"Embedding and head stay outside the spiking layers, matrices of them in {REST}.")
     if found.rotation is not None:
         print(f"Rotated: {found.rotation}.")

@@ -15,8 +15,9 @@ from qslm.conversion.convert import Conversion
 from qslm.formats import FLOAT32, SIGN, Format
 from qslm.formats.quantized import QuantizedTensor
 from qslm.quantizers import RoundedSites, round_site
+from qslm.spiking.cache import CacheForm
 from qslm.spiking.layer import Activations, RoundedLayer, SpikeActivations
-from qslm.spiking.placing import SPIKING, described
+from qslm.spiking.placing import CACHE, SPIKING, described
 
 REST = Format.parse("int8-row")  # of embedding and head, which stay outside the spiking layers (derived)
 REST_QUANTIZER = "clip"
@@ -30,6 +31,10 @@ class Packable:
     allocation: Allocation
     sites: Mapping[str, QuantizedTensor]
     config: Mapping[str, Any]
+
+    def with_cache(self, form: CacheForm) -> "Packable":
+        """The same with a KV cache that holds integers."""
+        return replace(self, config={**self.config, SPIKING: {**self.config[SPIKING], CACHE: form.to_dict()}})
 
     def write(self, folder: Path | str, tokenizer_json: str | None = None) -> artifact.Artifact:
         """Pack it into a folder, which `load_checkpoint` opens in the integer form. Raises ArtifactError."""

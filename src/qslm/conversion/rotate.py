@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qslm.conversion.hadamard import Rotation
 from qslm.conversion.llama import Llama
 from qslm.errors import CheckpointError
+from qslm.models.hadamard import Rotation
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any, Self
 from qslm.allocation import Allocation
 from qslm.energy.operations import Operation, Operations, accumulate, mac, plain
 from qslm.formats import FLOAT16, FLOAT32, Format, data_bytes, matrix_shape, stored_tensors
+from qslm.models.hadamard import Rotation
 from qslm.spiking.trains import Cost
 
 RAN, INTEGER, SPARSE, FLOATING = "ran", "integer", "sparse", "float16"
@@ -163,6 +164,9 @@ class Rounded(Layer):
     reads the same tensor; encoded_tokens: their tokens; cost: of the spike trains; shifts: of one output, one a time
     step of bit planes and one a spike of a massive value; updates: of the sums of one output, which are read and
     written at each time step (first spikes have two of them); input_bytes, index_bytes: of the stored inputs.
+
+    fired_bits: of outputs that leave as spike counts, None where numbers leave; fired_heads: next steps of a token that
+    are found in a second pass, 0 where they are static; fired_spikes: the sum of the counts' magnitudes.
     """
 
     out: int
@@ -175,6 +179,9 @@ class Rounded(Layer):
     asymmetric: bool = False
     detects: tuple[float, float] = (0, 0)
     bias: bool = False
+    fired_bits: int | None = None
+    fired_heads: int = 0
+    fired_spikes: int = counted()
     zeros: int = counted()
     salient: int = counted()
     massive: int = counted()
@@ -209,7 +216,7 @@ class Rounded(Layer):
 
     def _work(self, machine: str, terms: Terms) -> Operations:
         outputs = self.tokens * self.out
-        leaving = outputs * _bits(terms.activations) / 8
+        leaving = outputs * (self.fired_bits or _bits(terms.activations)) / 8
         products = self._products(machine, terms)
         bits = 16 if machine == FLOATING else self.format.bits
         uses = sum(count for one, count in products.items() if one.kind in ("mac", "accumulate"))
@@ -219,7 +226,11 @@ class Rounded(Layer):
             return Operations(_sum(products, self._biases()), moved)
         moved |= {"activations": self.input_bytes - self.index_bytes + leaving, "indices": self.index_bytes}
         if machine == RAN:
-            moved["sums"] = 8 * self.out * self.updates
+            moved["sums"] = 8 * (self.out * self.updates + outputs * self._most)
+            if self.fired_bits is not None:
+                return Operations(_sum(products, self._encoding(), self._thresholds()), moved) + firing(
+                    outputs, self._most, self.fired_spikes
+                )
         if self.kind == "float" and machine == RAN:
             return Operations(_sum(products, {plain("rescale", "float32"): outputs}, self._biases()), moved)
         return Operations(_sum(products, self._rescaling(), self._encoding(), self._biases()), moved)
@@ -255,6 +266,29 @@ class Rounded(Layer):
         if self.asymmetric:
             found[mac("float32", "float32", "float32")] = outputs * self.groups
         return found
+
+    @property
+    def _most(self) -> int:
+        """Time steps after the last arrival in which neurons fire: their largest count; 0 where they do not."""
+        return 0 if self.fired_bits is None else (1 << (self.fired_bits - 1)) - 1
+
+    def _thresholds(self) -> dict[Operation, float]:
+        """Of neurons that fire: one product each; a bias is one more and an addition, instead of one in floats.
+
+        A second pass rescales the potentials, and finds the largest of each head and the quotient that is its step.
+        """
+        outputs = self.tokens * self.out
+        found: dict[Operation, float] = {
+            plain("multiply", "float32"): outputs * (1 + self.bias),
+            plain("add", "int32"): outputs * self.bias,
+        }
+        if not self.fired_heads:
+            return found
+        second: dict[Operation, float] = {
+            plain("compare", "float32"): outputs,
+            plain("divide", "float32"): self.tokens * self.fired_heads,
+        }
+        return _sum(found, self._rescaling(), self._biases(), second)
 
     def _encoding(self) -> dict[Operation, float]:
         """Detection, steps and rounding, once for all layers that read the same tensor."""
@@ -417,20 +451,30 @@ class Attention(Layer):
 
     pairs: of a token and one that it sees, itself included. A pair and head take 2 head_dim macs and an exponential,
     a token and head one quotient and head_dim products; a rotation of a position, where there is one (`rotary`), a
-    product and a mac a value. Keys and values are written once a token and read once a pair.
+    product and a mac a value. The cache is written once a token and read once a pair.
+
+    cache_bits: of a cache that holds integers, on all machines but float16. Queries and keys are turned by additions
+    (`models.cache`), and keys are rounded here. Keys have a step in float32 and a zero point of as many bits a token
+    and head: queries meet codes, and their sum, taken once, the zero point; then the pair is rescaled. Values come as
+    they were fired, and have one step a head, which rescales the mixture; or where dynamic_values one a token and head,
+    held in float32, which rescales every pair.
     """
 
     heads: int
     kv_heads: int
     head_dim: int
     rotary: bool = True
+    cache_bits: int | None = None
+    dynamic_values: bool = False
     pairs: int = counted()
 
     def _work(self, machine: str, terms: Terms) -> Operations:
         pairs, outputs = self.pairs * self.heads, self.tokens * self.heads * self.head_dim
         rotated = (outputs + self.tokens * self.kv_heads * self.head_dim) * self.rotary
+        bits = None if machine == FLOATING else self.cache_bits
+        held = "float16" if bits is None else f"int{bits}"
         counts: dict[Operation, float] = {
-            mac("float16", "float16", "float16"): 2 * self.head_dim * pairs,
+            mac("float16", held, "float16"): 2 * self.head_dim * pairs,
             plain("exponential", "float32"): pairs,
             plain("compare", "float32"): pairs,
             plain("add", "float32"): 2 * pairs,
@@ -438,8 +482,24 @@ class Attention(Layer):
             plain("multiply", "float32"): outputs + rotated,
             mac("float32", "float32", "float32"): rotated,
         }
-        entry = 2 * 2 * self.kv_heads * self.head_dim
+        entry = 2 * self.kv_heads * self.head_dim * _bits(held) / 8
+        if bits is not None:
+            counts = _sum(counts, self._of_integers(bits))
+            entry += self.kv_heads * (4 + bits / 8 + 4 * self.dynamic_values)
         return Operations(counts, {"state": entry * (self.tokens + self.pairs)})
+
+    def _of_integers(self, bits: int) -> dict[Operation, float]:
+        """What an integer cache adds: rounding keys, which compares for both ends; zero points, and scales."""
+        pairs, outputs = self.pairs * self.heads, self.tokens * self.heads * self.head_dim
+        keys = self.tokens * self.kv_heads * self.head_dim
+        turned = self.tokens * (self.heads + self.kv_heads) * Rotation.of(self.head_dim).additions
+        scaling: dict[Operation, float] = {
+            plain("add", "float16"): outputs,
+            mac("float16", f"int{bits}", "float16"): pairs,
+            plain("rescale", "float32"): pairs + (pairs if self.dynamic_values else outputs),
+        }
+        rounding = quantization(keys, self.tokens * self.kv_heads)
+        return _sum(rounding, {plain("compare", "float32"): keys, plain("add", "float32"): turned}, scaling)
 
 
 @dataclass(frozen=True, kw_only=True)

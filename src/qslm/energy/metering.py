@@ -26,6 +26,7 @@ from qslm.energy.layers import (
     TimeMixing,
 )
 from qslm.models import spikegpt
+from qslm.models.causal import is_attention
 from qslm.models.neurons import LIF, Neuron
 from qslm.spiking.encoding import SpikeCounts
 from qslm.spiking.layer import Activations, Record, RoundedLayer, SpikeActivations
@@ -138,7 +139,7 @@ def _counter(module: nn.Module) -> Count | None:
         return _rms_norm
     if name in SMOOTH or isinstance(module, nn.ReLU):
         return _elementwise
-    if all(hasattr(module, one) for one in ("q_proj", "k_proj", "v_proj", "head_dim")):
+    if is_attention(module):
         return _attention
     if hasattr(module, "attention_head_size"):
         return _encoder_attention
@@ -189,6 +190,9 @@ def _rounded(meter: Meter, module: RoundedLayer, given: dict[Any, Any], _: Tenso
         found["asymmetric"] = True
     else:
         encodes = False
+    firing = module.firing if record.fired else None
+    if firing is not None:
+        found |= {"fired_bits": firing.bits, "fired_heads": firing.heads * (firing.steps is None)}
     encoded = record.tokens if fresh and encodes else 0
     return Rounded(
         path=meter.path(module),
@@ -203,6 +207,7 @@ def _rounded(meter: Meter, module: RoundedLayer, given: dict[Any, Any], _: Tenso
         encoded=encoded * width,
         encoded_tokens=encoded,
         cost=record.cost,
+        fired_spikes=record.fired_spikes,
         input_bytes=record.stored_bytes,
         **found,
     )
@@ -295,12 +300,15 @@ def _attention(meter: Meter, module: Any, given: dict[Any, Any], output: Any) ->
     assert isinstance(x, Tensor)
     rows, length, _ = x.shape
     head, key, query = int(module.head_dim), _outputs(module.k_proj), _outputs(module.q_proj)
+    firing = getattr(module.v_proj, "firing", None)  # keys are rounded where values fire (`spiking.cache.hold`)
     return Attention(
         **meter.common(module),
         tokens=rows * length,
         heads=query // head,
         kv_heads=key // head,
         head_dim=head,
+        cache_bits=None if firing is None else firing.bits,
+        dynamic_values=firing is not None and firing.steps is None,
         pairs=rows * length * (length + 1) // 2,
     )
 

@@ -18,6 +18,7 @@ from qslm.errors import SpikeError
 from qslm.formats.quantized import QuantizedTensor
 from qslm.models.padding import Text
 from qslm.spiking.encoding import Encoding, SpikeCounts, encode, stored_bytes
+from qslm.spiking.firing import Firing
 from qslm.spiking.linear import SpikingLinear
 from qslm.spiking.saliency import THRESHOLD, Monitor, StaticSaliency, activations, calibrate_ratio, salient
 from qslm.spiking.trains import Cost, Windows
@@ -28,7 +29,8 @@ class Record:
     """What went into one layer, counted while the network ran, at positions of `text`.
 
     tokens: inputs of (in,); zeros, salient, massive: values among them; stored_bytes: of the inputs in the form in
-    which they are stored; cost: of their spike trains for one output neuron, where they are spikes.
+    which they are stored; cost: of their spike trains for one output neuron, where they are spikes. What left it as
+    spike counts: fired, outputs; fired_spikes, the sum of their magnitudes.
     """
 
     text: Text = field(default_factory=Text)
@@ -38,6 +40,8 @@ class Record:
     massive: int = 0
     stored_bytes: int = 0
     cost: Cost = field(default_factory=lambda: Cost(0, 0, 0, 0))
+    fired: int = 0
+    fired_spikes: int = 0
 
     def add(self, x: Tensor, stored_bytes: int) -> None:
         """Count inputs (tokens, in) and the zeros among them."""
@@ -104,7 +108,10 @@ class SpikeActivations(Activations):
         self._last = None
 
     def outputs(self, x: Tensor, layer: "RoundedLayer") -> Tensor:
-        """V s_n s_i + b, where V is an exact sum of integers. Raises SpikeError on NaN and infinities."""
+        """V s_n s_i + b, where V is an exact sum of integers; of a layer that fires, counts times their step.
+
+        Raises SpikeError on NaN and infinities, and as `Firing.fired` does.
+        """
         counts = self.counts(x)
         if layer.record is not None:
             seen = counts.part(layer.record.text.rows(x))
@@ -112,7 +119,7 @@ class SpikeActivations(Activations):
             layer.record.salient += int(seen.salient.sum())
             layer.record.massive += int(seen.massive.sum())
             layer.record.cost += self.windows.cost(seen)
-        return layer.neurons.outputs(counts).reshape(*x.shape[:-1], -1)
+        return layer.outputs(counts).reshape(*x.shape[:-1], -1)
 
 
 class _Kept:
@@ -135,6 +142,7 @@ def _version(x: Tensor) -> int:
 class RoundedLayer(nn.Module):
     """Integer weights (out, in) with a scale a row, and the form of its activations, which may be changed.
 
+    firing: where its outputs leave as spike counts, which they do when its inputs are some; None lets numbers leave.
     Raises SpikeError for weights that are not integers with one scale a row, and no zero points beyond int8.
     """
 
@@ -150,6 +158,7 @@ class RoundedLayer(nn.Module):
         if not bool((integers.to(torch.int8) == integers).all()):
             raise SpikeError(f"Weights in {rounded.format} are beyond int8.", "Give symmetric integers of 2 to 8 bits.")
         self.rounded, self.activations = rounded, activations
+        self.firing: Firing | None = None
         self.record: Record | None = None
         self.neurons = SpikingLinear(integers.to(torch.int8), rounded.scales[:, 0].float(), bias=bias)
 
@@ -162,6 +171,16 @@ class RoundedLayer(nn.Module):
     def bias(self) -> Tensor | None:
         """Float32 (out,), or None."""
         return self.neurons.bias
+
+    def outputs(self, counts: SpikeCounts) -> Tensor:
+        """The outputs float32 (tokens, out) of spike counts (tokens, in)."""
+        if self.firing is None:
+            return self.neurons.outputs(counts)
+        fired, steps = self.firing.fired(self.neurons, counts)
+        if self.record is not None:
+            self.record.fired += fired.numel()
+            self.record.fired_spikes += int(fired.abs().sum())
+        return self.firing.values(fired, steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""

@@ -1,12 +1,14 @@
 """Spiking layers in config.json, and back into a network that was packed.
 
     "spiking": {"inputs": [{"layers": [PATH, ...], "salient_bits": 8, "clip": 0.9, "threshold": 3.5, "static": null},
-                           ...]}
+                           ...],
+                "cache": {"bits": 4, "steps": {PATH: [0.1, ...], ...}}}
 
 Every entry is an input that its layers share, and says how its spike counts are made (`SpikingInput`); in place of the
-threshold there may be a static saliency, with the fields of `StaticSaliency`. How many bits the counts have is said by
-the format of the site `PATH.weight`, such as int4-sym-row-a4: integers that spike counts are multiplied with. A site in
-a format without them belongs to a layer that reads numbers, until a study rounds it.
+threshold there may be a static saliency, with the fields of `StaticSaliency`. Every linear layer of the attention
+blocks has an entry. How many bits the counts have is said by the format of the site `PATH.weight`, such as
+int4-sym-row-a4: integers that spike counts are multiplied with. A site in a format without them belongs to a layer that
+reads numbers, until a study rounds it. The key "cache" is there where the KV cache holds integers (`spiking.cache`).
 """
 
 from collections.abc import Mapping
@@ -16,13 +18,17 @@ from typing import Any
 
 from torch import nn
 
+from qslm.anatomy import INPUT, OUTPUT
+from qslm.anatomy.find import find_anatomy
 from qslm.errors import CheckpointError, SpikeError
 from qslm.formats.quantized import QuantizedTensor
+from qslm.spiking.cache import CacheForm, hold
 from qslm.spiking.layer import Activations, SpikeActivations
 from qslm.spiking.saliency import Monitor, StaticSaliency
 from qslm.spiking.slot import SpikingInput, SpikingSlot
 
 SPIKING = "spiking"  # the key in config.json
+CACHE = "cache"  # the key in it
 FIELDS = {"layers", "salient_bits", "clip", "threshold", "static"}
 STATIC = {one.name for one in fields(StaticSaliency)}
 
@@ -52,8 +58,9 @@ def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTe
     quantized: packed sites by name. Raises CheckpointError, which says `origin`, where they do not suit the network, or
     a site that reads spike counts is in no entry.
     """
-    unplaced = {name for name, site in quantized.items() if site.format.activations}
     linear_layers = {path: one for path, one in model.named_modules() if type(one) is nn.Linear}
+    reading = {name.removesuffix(".weight") for name, site in quantized.items() if site.format.activations}
+    left = _of_attention(model) | reading
     for entry in _entries(spiking, origin):
         try:
             reads = _input(entry)
@@ -71,20 +78,34 @@ def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTe
             except SpikeError as error:
                 raise CheckpointError(f"{origin}: {path}: {error.problem}", _ANEW) from error
             model.set_submodule(path, layer)
-            unplaced.discard(f"{path}.weight")
-    if unplaced:
-        raise CheckpointError(
-            f"{origin}: {len(unplaced)} sites read spike counts and are in no entry of {SPIKING}, the first "
-            f"{min(unplaced)}.",
-            _ANEW,
-        )
+            left.discard(path)
+    if left:
+        raise CheckpointError(f"{origin}: {SPIKING} leaves out {min(left)}, which is a linear layer.", _ANEW)
+    if isinstance(spiking, dict) and CACHE in spiking:
+        _hold(model, spiking[CACHE], origin)
+
+
+def _of_attention(model: nn.Module) -> set[str]:
+    """The paths of the linear layers of the attention blocks, all of which a conversion replaces."""
+    anatomy = find_anatomy(model)
+    blocks = {anatomy.path(name) for name in anatomy.blocks if name not in (INPUT, OUTPUT)}
+    linear = (path for path, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {path for path in linear if any(path.startswith(f"{block}.") for block in blocks)}
+
+
+def _hold(model: nn.Module, cache: object, origin: str) -> None:
+    try:
+        hold(model, CacheForm.from_dict(cache))
+    except (SpikeError, CheckpointError, OverflowError, ValueError) as error:
+        problem = (error.problem if isinstance(error, SpikeError | CheckpointError) else str(error)).rstrip(".")
+        raise CheckpointError(f"{origin}: {SPIKING} has a cache that is not one: {problem}.", _ANEW) from error
 
 
 _ANEW = "The packed model is damaged or of another version: convert it anew (qslm spike)."
 
 
 def _entries(spiking: object, origin: str) -> list[dict[str, Any]]:
-    inputs = spiking.get("inputs") if isinstance(spiking, dict) else None
+    inputs = spiking.get("inputs") if isinstance(spiking, dict) and spiking.keys() <= {"inputs", CACHE} else None
     entries = inputs if isinstance(inputs, list) else []
     if not entries or not all(
         isinstance(one, dict) and one.keys() == FIELDS and isinstance(one["layers"], list) for one in entries

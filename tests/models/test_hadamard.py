@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qslm.conversion.hadamard import Rotation
+from qslm.models.hadamard import Rotation
 
 
 @pytest.mark.parametrize(
