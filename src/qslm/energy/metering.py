@@ -12,19 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qslm.energy.layers import (
-    SELECTION,
-    Attention,
-    ChannelMixing,
-    Elementwise,
-    Embedding,
-    Layer,
-    Matrix,
-    Neurons,
-    Norm,
-    Rounded,
-    TimeMixing,
-)
+from qslm.energy.layers import Attention, ChannelMixing, Elementwise, Embedding, Neurons, Norm, TimeMixing
+from qslm.energy.matrix import Matrix
+from qslm.energy.rounded import SELECTION, Rounded
+from qslm.energy.terms import Layer
 from qslm.models import spikegpt
 from qslm.models.neurons import LIF, Neuron
 from qslm.spiking.encoding import SpikeCounts
