@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from qslm.loading.checkpoint import Checkpoint as Loaded
 
 TIMES = (5, 7, 10)  # time steps of which the bound is told
-NAMES = {"ran": "as it ran", "integer": "integers", "sparse": "integers, no zeros", "float16": "FP16"}
 PARTS = ("compute", "memory", "total", "derived")
 NOT_ASKED = "Power was not asked for: --power."
 
@@ -170,8 +169,10 @@ def _described(row: "Row") -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any], bounds: list[str], *, every: bool) -> None:
+    from qslm.energy import SPELLED
+
     rows = [
-        [one["scenario"], NAMES[one["machine"]], *(_micro(one[f"{part}_pj"], one) for part in PARTS)]
+        [one["scenario"], SPELLED[one["machine"]], *(_micro(one[f"{part}_pj"], one) for part in PARTS)]
         for one in result["accounts"]
     ]
     heads = ["pass", "machine", *(f"{part}, uJ/token" for part in PARTS)]
@@ -179,7 +180,7 @@ def _print(result: dict[str, Any], bounds: list[str], *, every: bool) -> None:
     print_table(heads, rows, title, texts=2)
     for scenario in dict.fromkeys(one["scenario"] for one in result["accounts"]):
         columns = [(one, part) for one in result["accounts"] for part in PARTS[:2] if one["scenario"] == scenario]
-        heads = [f"{NAMES[one['machine']]}: {part}" for one, part in columns]
+        heads = [f"{SPELLED[one['machine']]}: {part}" for one, part in columns]
         heads = ["layer" if every else "block", "fires", "zero inputs", *heads]
         print_table(heads, _rows(result, columns, every), f"{scenario}, uJ/token")
     if result["candidates"]:

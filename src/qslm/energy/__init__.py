@@ -22,7 +22,7 @@ from qslm.energy.power import Counters, Power, find_counters, measure
 from qslm.energy.rounded import firing
 from qslm.energy.statement import per_token, statement, work_shares
 from qslm.energy.table import Price, Table, load_table, parse_table
-from qslm.energy.terms import FLOATING, INTEGER, MACHINES, RAN, SPARSE, Layer, Terms
+from qslm.energy.terms import FLOATING, INTEGER, MACHINES, RAN, SPARSE, SPELLED, Layer, Terms
 
 __all__ = [
     "DECODE",
@@ -34,6 +34,7 @@ __all__ = [
     "REGISTERS",
     "SCENARIOS",
     "SPARSE",
+    "SPELLED",
     "Account",
     "Bound",
     "Counters",

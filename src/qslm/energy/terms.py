@@ -27,6 +27,7 @@ from qslm.formats import FLOAT16, FLOAT32, Format, data_bytes, stored_tensors
 RAN, INTEGER, SPARSE, FLOATING = "ran", "integer", "sparse", "float16"
 MACHINES = (RAN, INTEGER, SPARSE, FLOATING)
 INTEGERS = (INTEGER, SPARSE)
+SPELLED = {RAN: "as it ran", INTEGER: "integers", SPARSE: "integers, no zeros", FLOATING: "FP16"}  # for people
 
 Sites = Mapping[str, tuple[int, ...]]  # shapes by name
 
