@@ -19,6 +19,7 @@ from qslm.evaluation import Evaluator
 from qslm.evaluation.evaluator import reset_state
 from qslm.study import folder
 from qslm.study.judging import Judged
+from qslm.tasks.task import Task
 
 VERSION = 1  # of energy.json
 TOKENS = 1024  # that are metered, about
@@ -28,22 +29,20 @@ NAMED = 3  # modules in a sentence, at most
 def account(evaluator: Evaluator, selected: Allocation, judged: Iterable[Judged]) -> dict[str, Any]:
     """What energy.json says of the selected allocation and of all candidates that were measured whole.
 
-    The selected allocation stays applied. Where no account can be made, whatever the network or the task raises,
-    it says why: `missing`, a sentence.
+    The selected allocation stays applied. Where no account can be made, whatever the network or the task raises, it
+    says why: `missing`, a sentence.
     """
     try:
         return _account(evaluator, selected, [one for one in judged if one.complete])
     except QslmError as error:
         return {"missing": error.problem}
     except Exception as error:  # of a network or a task that is not ours; the search has its answer all the same
-        return {"missing": f"Metering the network raised {type(error).__name__}: {error}."}
+        return {"missing": f"Metering the network raised {type(error).__name__}: {error!s:.200}."}
 
 
 def _account(evaluator: Evaluator, selected: Allocation, judged: Iterable[Judged]) -> dict[str, Any]:
     evaluator.apply(selected)
-    reset_state(evaluator.model)
-    meter = meter_calls(evaluator.model, task_calls(evaluator.model, evaluator.task, TOKENS), TOKENS)
-    _check_seen(meter)
+    meter = _metered(evaluator.model, evaluator.task)
     table, placement = load_table(), Placement()
     return {
         "split": calibration_split(evaluator.task),
@@ -54,13 +53,25 @@ def _account(evaluator: Evaluator, selected: Allocation, judged: Iterable[Judged
     }
 
 
+def _metered(model: nn.Module, task: Task) -> Meter:
+    """The meter of a network after about TOKENS tokens of the task, from the state of rest and back to it."""
+    reset_state(model)
+    try:
+        meter = meter_calls(model, task_calls(model, task, TOKENS), TOKENS)
+    finally:
+        reset_state(model)
+    _check_seen(meter)
+    return meter
+
+
 def _check_seen(meter: Meter) -> None:
     """Refuse an account that would leave matrices out. Raises EnergyError."""
     unseen = [path for path in meter.unseen if _has_matrix(meter.model.get_submodule(path))]
     if unseen:
+        named = ", ".join(path or "the network itself" for path in unseen[:NAMED])
         raise EnergyError(
-            f"Of {', '.join(path or 'the network itself' for path in unseen[:NAMED])}"
-            f"{' and more' * (len(unseen) > NAMED)}, which have matrices, the operations are not known, or did not run.",
+            f"Of {named}{' and more' * (len(unseen) > NAMED)}, which have matrices, the operations are not known, or"
+            " they did not run.",
             "Build the network of modules that qslm.energy.metering knows.",
         )
 
