@@ -115,6 +115,8 @@ def test_what_ended_early_is_not_drawn(early_run):
     texts = [t for trace in drawn if trace["name"] != "selected" for t in trace.get("text", [])]
     assert early and len(texts) == 2 * (len(record.points) - len(early))
     assert not any("ended early" in text for text in texts)
+    (legend,) = energy_figures.draw_candidates(record, record.energy).legends
+    assert not any("ended early" in text.get_text() for text in legend.get_texts())
 
 
 def test_an_older_run_has_no_section(copy):

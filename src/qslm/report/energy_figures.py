@@ -105,7 +105,7 @@ def draw_candidates(record: Record, account: Account) -> "Figure":
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set_xlim(*_reach(values))
         axes.set_xlabel(_title(name))
-        pictures.finish(axes, record, top)
+        pictures.finish(axes, record, [point for point, _ in known], top)
         pictures.loss_limit(axes, record)
     panels[0].set_ylim(low, top)
     panels[1].set_ylabel("")

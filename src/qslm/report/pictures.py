@@ -77,7 +77,7 @@ def pareto(record: Record) -> "Figure":
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(*megabyte_range(record))
     axes.set_xlabel("model file (MB)")
-    finish(axes, record, top)
+    finish(axes, record, record.points, top)
     draw_legend(figure, axes)
     loss_limit(axes, record)
     if record.limits.max_bytes is not None:
@@ -104,7 +104,7 @@ def tiers(record: Record) -> "Figure":
         sizes = [p.measured.file_bytes / MB for p in points]
         lower.scatter(numbers, sizes, s=22, facecolors=faces, edgecolors=colour_of(tier))
     upper.set_ylim(low, top)
-    finish(upper, record, top)
+    finish(upper, record, record.points, top)
     draw_legend(figure, upper)
     loss_limit(upper, record)
     lower.set_yscale("log")
@@ -193,19 +193,19 @@ def _level(axes: "Axes", height: float, text: str) -> None:
     axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), **place)
 
 
-def finish(axes: "Axes", record: Record, top: float) -> None:
-    """The axis of losses, and what the legend says of the marks that there are."""
+def finish(axes: "Axes", record: Record, points: Sequence[Point], top: float) -> None:
+    """The axis of losses, and what the legend says of the marks that there are, those of `points`."""
     from matplotlib.ticker import PercentFormatter
 
     axes.set_ylabel(loss_axis(record))
     if record.limits.kind == "relative":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    if not all(map(is_full, record.points)):
+    if not all(map(is_full, points)):
         judged = " (by the bound)" if record.limits.decision == "bound" else ""
         axes.plot([], [], "o", color=INK, markerfacecolor="none", label=f"budget not kept{judged}")
-    if not all(p.complete for p in record.points):
+    if not all(p.complete for p in points):
         axes.plot([], [], "D", color=INK, label="ended early, foretold")
-    if any(is_beyond(p, top) for p in record.points):
+    if any(is_beyond(p, top) for p in points):
         axes.plot([], [], "^", color=INK, markerfacecolor="none", label="beyond the frame")
     plain_axes(axes)
 
