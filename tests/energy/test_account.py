@@ -21,7 +21,8 @@ from qslm.energy import (
     price,
 )
 from qslm.energy.account import _integers, _spikes
-from qslm.energy.layers import Embedding, Matrix, Neurons
+from qslm.energy.layers import Embedding, Neurons
+from qslm.energy.matrix import Matrix
 from qslm.energy.operations import accumulate, mac, plain
 from qslm.errors import EnergyError
 from qslm.formats import FLOAT16, SIGN, Format

@@ -9,8 +9,11 @@ from torch import nn
 from qslm.anatomy.find import find_anatomy
 from qslm.conversion.convert import convert
 from qslm.energy import FLOATING, INTEGER, RAN, SPARSE, Terms, firing, metered, work_shares
-from qslm.energy.layers import Attention, Elementwise, Matrix, Norm, Rounded
+from qslm.energy.attention import Attention
+from qslm.energy.layers import Elementwise, Norm
+from qslm.energy.matrix import Matrix
 from qslm.energy.operations import accumulate, mac, plain
+from qslm.energy.rounded import Rounded
 from qslm.formats import Format
 from qslm.models.causal import CausalLogits
 from qslm.models.encoder import EncoderLogits

@@ -8,6 +8,7 @@ from pathlib import Path
 FILES = [
     "artifact/config.json",
     "artifact/model.safetensors",
+    "energy.json",
     "ledger.sqlite",
     "selection.json",
     "study.json",

@@ -1,5 +1,7 @@
 """A study chooses the bits of weights and of spike counts together, and packs what it measured."""
 
+import json
+
 import pytest
 import torch
 from networks.spikegpt import random_spikegpt
@@ -8,6 +10,7 @@ from networks.tasks import NextToken
 from qslm import artifact, folders
 from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
+from qslm.energy import Placement, Terms, load_table, meter_calls, per_token, task_calls
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluator, Ledger, evaluate
 from qslm.formats import Format
@@ -17,6 +20,7 @@ from qslm.spike import SpikeOptions, spike
 from qslm.spiking.layer import RoundedLayer
 from qslm.spiking.slot import SpikingSlot
 from qslm.study import search, select
+from qslm.study.folder import ENERGY
 from qslm.study.packing import pack
 
 OPTIONS = Options(
@@ -71,6 +75,18 @@ def test_both_kinds_of_bits_are_chosen_and_packed(study):
     there = evaluate(packed.model, task, "report")
     assert (there.value, selection.difference.split) == (selection.selected.value, "report")
     assert artifact.read(run / "artifact").file_bytes == selection.allocation.footprint().file
+
+
+def test_the_account_of_the_study_is_that_of_the_packed_model(study):
+    """Its matrices are counted as the spiking layers that they were while the selected allocation was applied."""
+    run, selection, _, task = study
+    told = json.loads((run / ENERGY).read_text())
+    assert "missing" not in told
+    packed = load_checkpoint(run / "artifact").model
+    meter = meter_calls(packed, task_calls(packed, task, 1024), 1024)
+    found = per_token(meter.layers, load_table(), Terms.of(selection.allocation), Placement())
+    mine = told["candidates"][selection.allocation.key]
+    assert {name: pytest.approx(one) for name, one in mine.items()} == found and told["spike_share"] > 0.5
 
 
 def test_the_network_is_given_back_with_its_numbers(study):

@@ -1,7 +1,7 @@
 """`qslm energy`: what a model computes and moves for a token, and what that costs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,9 +10,15 @@ from qslm.cli.options import BinaryEmbedding, Checkpoint, Data, File, Json, Thre
 from qslm.cli.output import print_json, print_table
 from qslm.cli.progress import Listener
 
+if TYPE_CHECKING:
+    from qslm.anatomy import Anatomy
+    from qslm.energy import Placement, Table, Terms
+    from qslm.evaluation import Row
+    from qslm.loading.checkpoint import Checkpoint as Loaded
+
 TIMES = (5, 7, 10)  # time steps of which the bound is told
-NAMES = {"ran": "as it ran", "integer": "integers", "sparse": "integers, no zeros", "float16": "FP16"}
 PARTS = ("compute", "memory", "total", "derived")
+NOT_ASKED = "Power was not asked for: --power."
 
 
 def energy(
@@ -70,16 +76,10 @@ def energy(
     """
     use_threads(threads)
     from qslm.allocation import Allocation
-    from qslm.energy import REGISTERS, Placement, Terms, bound, load_table, work_shares
-    from qslm.errors import EnergyError
+    from qslm.energy import Terms, bound, find_counters, measure_call, meter_calls, per_token, statement, task_calls
     from qslm.loading.outline import read_outline
 
-    if activations not in ("float16", "float32"):
-        raise EnergyError(f"{activations[:40]!r} is no type of activations.", "Give float16 or float32.")
-    prices = load_table(table)
-    placement = Placement(weights=memory, rows=memory, sums=sums)
-    for level in set(vars(placement).values()) - {REGISTERS}:
-        prices.byte(level)
+    prices, placement = _prices(table, memory, sums, activations)
     rows = [] if study is None else _candidates(study)
     bounds = [bound(prices, steps) for steps in TIMES]
     with Listener() as progress:
@@ -96,32 +96,41 @@ def energy(
         )
         anatomy = read_outline(checkpoint, binary_embedding).anatomy  # spiking layers have no sites of their own
         terms = _terms(loaded, anatomy, form, activations)
-        candidates = [(row, Terms.of(Allocation.from_json(anatomy, row.allocation), activations)) for row in rows]
-        meter, calls = _metered(loaded.model, made, tokens)
-        measured, missing = _power(loaded.model, calls) if power else (None, ["Power was not asked for: --power."])
-    skipped, accumulated = work_shares(meter.layers)
+        held = [Terms.of(Allocation.from_json(anatomy, row.allocation), activations) for row in rows]
+        loaded.model.eval()
+        calls = task_calls(loaded.model, made, tokens)
+        meter = meter_calls(loaded.model, calls, tokens)
+        counters = find_counters() if power else None
+        measured = None if counters is None else measure_call(loaded.model, calls[0], counters)
     result = {
         "checkpoint": loaded.source or checkpoint,
         "task": made.name,
-        "tokens": meter.tokens,
-        "table": prices.name,
-        "source": prices.source,
-        "weights_in": memory,
-        "activations": activations,
-        "accounts": _accounts(meter, prices, terms, placement),
-        "layers": _measured(meter, anatomy),
-        "zero_share": skipped,
-        "spike_share": accumulated,
-        "candidates": [_candidate(row, meter, prices, its, placement) for row, its in candidates],
-        "not_counted": list(meter.unseen),
+        **statement(meter, anatomy, prices, terms, placement),
+        "candidates": [
+            _described(row) | per_token(meter.layers, prices, its, placement)
+            for row, its in zip(rows, held, strict=True)
+        ],
         "bounds": [vars(one) | {"most": one.most, "nonzero": one.nonzero} for one in bounds],
         "power": None if measured is None else vars(measured),
-        "power_missing": missing,
+        "power_missing": [NOT_ASKED] if counters is None else list(counters.missing),
     }
     if as_json:
         print_json(result)
     else:
         _print(result, [str(one) for one in bounds], every=layers)
+
+
+def _prices(table: Path | None, memory: str, sums: str, activations: str) -> tuple["Table", "Placement"]:
+    """The table, and where the bytes lie in it. Raises EnergyError on a memory or activations that there are not."""
+    from qslm.energy import REGISTERS, Placement, load_table
+    from qslm.errors import EnergyError
+
+    if activations not in ("float16", "float32"):
+        raise EnergyError(f"{activations[:40]!r} is no type of activations.", "Give float16 or float32.")
+    prices, placement = load_table(table), Placement(weights=memory, rows=memory, sums=sums)
+    for level in set(vars(placement).values()) - {REGISTERS}:
+        prices.byte(level)
+    return prices, placement
 
 
 def _suitable(checkpoint: str) -> str:
@@ -130,7 +139,7 @@ def _suitable(checkpoint: str) -> str:
     return "wikitext2" if read_outline(checkpoint).classes is None else "sst2"
 
 
-def _terms(loaded: Any, anatomy: Any, form: str | None, activations: str) -> Any:
+def _terms(loaded: "Loaded", anatomy: "Anatomy", form: str | None, activations: str) -> "Terms":
     """How the numbers are held: as the model file has them, or as --format says."""
     from qslm.allocation import Allocation
     from qslm.energy import Terms
@@ -143,7 +152,7 @@ def _terms(loaded: Any, anatomy: Any, form: str | None, activations: str) -> Any
     return Terms.of(Allocation.float32(anatomy), activations)
 
 
-def _candidates(run: Path) -> list[Any]:
+def _candidates(run: Path) -> list["Row"]:
     """What a study measured to the end, in its order. Raises LedgerError."""
     from qslm.evaluation import Ledger
     from qslm.folders import LEDGER
@@ -152,112 +161,18 @@ def _candidates(run: Path) -> list[Any]:
         return [row for row in ledger.rows("search") if row.evaluation.complete]
 
 
-def _candidate(row: Any, meter: Any, table: Any, terms: Any, placement: Any) -> dict[str, Any]:
-    """The account of a candidate a token, with the activity of the network that was metered."""
-    from qslm.energy import SCENARIOS, make_account
-
-    accounts = {one.name: make_account(meter.layers, table, one, "ran", terms, placement) for one in SCENARIOS}
-    return {
-        "number": row.number,
-        "key": row.key,
-        "metric": row.evaluation.metric,
-        "value": row.evaluation.value,
-        "bytes": row.evaluation.footprint_file,
-        **{
-            name: {part: pj / account.scenario.tokens for part, pj in account.total.to_dict().items()}
-            for name, account in accounts.items()
-        },
-    }
-
-
-def _metered(model: Any, task: Any, tokens: int) -> tuple[Any, Any]:
-    """The meter after about so many tokens of calibration text, and the calls that there are; it meters padding too."""
-    import torch
-
-    from qslm.calibration.calls import pieces
-    from qslm.energy import metered
-    from qslm.errors import TaskError
-
-    model.eval()
-    calls = pieces(model, task, tokens, tokens)
-    if not calls:
-        raise TaskError(f"The calibration text of {task.name} is empty.", "Give more text.")
-    left = tokens
-    with torch.inference_mode(), metered(model) as meter:
-        for call in calls:
-            if left <= 0:
-                break
-            part = call.cut(slice(0, max(1, left // (call.shape or (1, 1))[1])), left)
-            model(*part.arguments, **part.keywords)
-            left -= part.tokens
-    return meter, calls
-
-
-def _power(model: Any, calls: Any) -> tuple[Any, list[str]]:
-    """Real energy of the calls, and what was missing to measure it."""
-    import torch
-
-    from qslm.energy import find_counters, measure
-
-    counters = find_counters()
-    if not counters.found:
-        return None, list(counters.missing)
-    call = calls[0]
-
-    def work() -> int:
-        with torch.inference_mode():
-            model(*call.arguments, **call.keywords)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return int(call.tokens)
-
-    work()
-    return measure(work, counters), list(counters.missing)
-
-
-def _accounts(meter: Any, table: Any, terms: Any, placement: Any) -> list[dict[str, Any]]:
-    from qslm.energy import MACHINES, SCENARIOS, make_account
-
-    found = []
-    for scenario in SCENARIOS:
-        for machine in MACHINES:
-            account = make_account(meter.layers, table, scenario, machine, terms, placement)
-            work = account.work
-            found.append(
-                {
-                    "scenario": scenario.name,
-                    "scenario_tokens": scenario.tokens,
-                    "machine": machine,
-                    **account.total.to_dict(),
-                    "operations": {str(one): count for one, count in sorted(work.counts.items())},
-                    "bytes": [
-                        {"what": what, "memory": level, "bytes": count}
-                        for (what, level), count in account.bytes().items()
-                    ],
-                    "layers": {path: energy.to_dict() for path, energy in account.energies.items()},
-                }
-            )
-    return found
-
-
-def _measured(meter: Any, anatomy: Any) -> dict[str, dict[str, Any]]:
-    """The block of every layer, and what was measured of it: its firing rate, the share of inputs that were 0."""
-    from qslm.energy import blocks
-
-    block = blocks(anatomy, meter.layers)
-    return {
-        layer.path: {
-            "block": block[layer.path],
-            "firing_rate": getattr(layer, "rate", None),
-            "zero_inputs": layer.zeros / layer.inputs if hasattr(layer, "zeros") else None,
-        }
-        for layer in meter.layers
-    }
+def _described(row: "Row") -> dict[str, Any]:
+    """What a study measured of a candidate."""
+    found = row.evaluation
+    named = {"number": row.number, "key": row.key, "metric": found.metric}
+    return {**named, "value": found.value, "bytes": found.footprint_file}
 
 
 def _print(result: dict[str, Any], bounds: list[str], *, every: bool) -> None:
+    from qslm.energy import SPELLED
+
     rows = [
-        [one["scenario"], NAMES[one["machine"]], *(_micro(one[f"{part}_pj"], one) for part in PARTS)]
+        [one["scenario"], SPELLED[one["machine"]], *(_micro(one[f"{part}_pj"], one) for part in PARTS)]
         for one in result["accounts"]
     ]
     heads = ["pass", "machine", *(f"{part}, uJ/token" for part in PARTS)]
@@ -265,7 +180,7 @@ def _print(result: dict[str, Any], bounds: list[str], *, every: bool) -> None:
     print_table(heads, rows, title, texts=2)
     for scenario in dict.fromkeys(one["scenario"] for one in result["accounts"]):
         columns = [(one, part) for one in result["accounts"] for part in PARTS[:2] if one["scenario"] == scenario]
-        heads = [f"{NAMES[one['machine']]}: {part}" for one, part in columns]
+        heads = [f"{SPELLED[one['machine']]}: {part}" for one, part in columns]
         heads = ["layer" if every else "block", "fires", "zero inputs", *heads]
         print_table(heads, _rows(result, columns, every), f"{scenario}, uJ/token")
     if result["candidates"]:

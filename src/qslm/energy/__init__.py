@@ -15,11 +15,14 @@ from qslm.energy.account import (
     make_account,
     price,
 )
-from qslm.energy.layers import FLOATING, INTEGER, MACHINES, RAN, SPARSE, Layer, Terms, firing, work_shares
+from qslm.energy.calls import measure_call, meter_calls, task_calls
 from qslm.energy.metering import Meter, metered
 from qslm.energy.operations import Operation, Operations
 from qslm.energy.power import Counters, Power, find_counters, measure
+from qslm.energy.rounded import firing
+from qslm.energy.statement import per_token, statement, work_shares
 from qslm.energy.table import Price, Table, load_table, parse_table
+from qslm.energy.terms import FLOATING, INTEGER, MACHINES, RAN, SPARSE, SPELLED, Layer, Terms
 
 __all__ = [
     "DECODE",
@@ -31,6 +34,7 @@ __all__ = [
     "REGISTERS",
     "SCENARIOS",
     "SPARSE",
+    "SPELLED",
     "Account",
     "Bound",
     "Counters",
@@ -52,8 +56,13 @@ __all__ = [
     "load_table",
     "make_account",
     "measure",
+    "measure_call",
+    "meter_calls",
     "metered",
     "parse_table",
+    "per_token",
     "price",
+    "statement",
+    "task_calls",
     "work_shares",
 ]

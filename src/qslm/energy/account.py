@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from math import ceil, log2
 
 from qslm.anatomy import OUTPUT, Anatomy
-from qslm.energy.layers import MACHINES, RAN, Layer, Terms
 from qslm.energy.operations import Operations, accumulate, mac, plain
 from qslm.energy.table import Price, Table
+from qslm.energy.terms import MACHINES, RAN, Layer, Terms
 from qslm.errors import EnergyError
 
 REGISTERS = "registers"  # whose energy is a part of that of the operations
@@ -124,7 +124,7 @@ def make_account(
     """The account of one pass of a network whose layers were metered; what was counted is scaled to its tokens.
 
     So candidates of a search differ by `terms` alone; their activity is that of the network that was metered. Raises
-    EnergyError where no token was metered, the machine is not one of `layers.MACHINES`, and as `price` does.
+    EnergyError where no token was metered, the machine is not one of `terms.MACHINES`, and as `price` does.
     """
     layers, terms, placement = tuple(layers), terms or Terms(), placement or Placement()
     tokens = max((layer.tokens for layer in layers), default=0)

@@ -12,25 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qslm.energy.layers import (
-    SELECTION,
-    Attention,
-    ChannelMixing,
-    Elementwise,
-    Embedding,
-    Layer,
-    Matrix,
-    Neurons,
-    Norm,
-    Rounded,
-    TimeMixing,
-)
+from qslm.energy.attention import Attention
+from qslm.energy.layers import ChannelMixing, Elementwise, Embedding, Neurons, Norm, TimeMixing
+from qslm.energy.matrix import Matrix
+from qslm.energy.rounded import SELECTION, Rounded
+from qslm.energy.terms import Layer
 from qslm.models import spikegpt
 from qslm.models.causal import is_attention
 from qslm.models.neurons import LIF, Neuron
 from qslm.spiking.encoding import SpikeCounts
 from qslm.spiking.layer import Activations, Record, RoundedLayer, SpikeActivations
 from qslm.spiking.rivals import OUTLIER_BITS, AtomLike, RoundToNearest, SpikeLlmLike
+from qslm.spiking.slot import computing
 from qslm.spiking.trains import BitPlanes, FirstSpike, Windows
 
 SMOOTH = ("SiLU", "SiLUActivation", "GELU", "GELUActivation", "Sigmoid", "Tanh")
@@ -43,7 +36,7 @@ class Meter:
         self.model = model
         self.found: dict[str, Layer] = {}
         self.nonzeros: dict[str, int] = {}  # among the inputs of each matrix in its last call
-        self._names = {module: path for path, module in model.named_modules()}
+        self._names = {computing(module): path for path, module in model.named_modules()}
         self._read: dict[Activations, Tensor] = {}  # the input that a form was last given, which siblings share
 
     @property
@@ -69,7 +62,7 @@ class Meter:
 
     def path(self, module: nn.Module) -> str:
         """Where a module is in the network."""
-        return self._names[module]
+        return self._names[computing(module)]
 
     def sites(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
         """The shapes of the parameters that a module owns itself, by their state-dict keys."""
@@ -95,9 +88,10 @@ def metered(model: nn.Module) -> Iterator[Meter]:
     Records of its rounded layers rest meanwhile, and are put back. The network computes the same bits as without.
     """
     meter = Meter(model)
-    kept = {one: one.record for one in model.modules() if isinstance(one, RoundedLayer)}
+    modules = list(map(computing, model.modules()))
+    kept = {one: one.record for one in modules if isinstance(one, RoundedLayer)}
     handles = []
-    for module in model.modules():
+    for module in modules:
         if isinstance(module, RoundedLayer):
             module.record = None
             handles.append(module.register_forward_pre_hook(_fresh_record))

@@ -61,7 +61,7 @@ class Operations:
         object.__setattr__(self, "bytes", {what: count for what, count in self.bytes.items() if count})
 
     def __add__(self, other: "Operations") -> "Operations":
-        return Operations(_sum(self.counts, other.counts), _sum(self.bytes, other.bytes))
+        return Operations(add_counts(self.counts, other.counts), add_counts(self.bytes, other.bytes))
 
     def times(self, factor: float) -> "Operations":
         """Everything so many times."""
@@ -75,5 +75,20 @@ class Operations:
         return sum(count for one, count in self.counts.items() if one.kind == kind)
 
 
-def _sum(one: Mapping[Key, float], other: Mapping[Key, float]) -> dict[Key, float]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in (*one, *(key for key in other if key not in one))}
+def add_counts(*parts: Mapping[Key, float]) -> dict[Key, float]:
+    """The counts of all parts, by what was counted, in the order in which they come."""
+    found: dict[Key, float] = {}
+    for part in parts:
+        for key, count in part.items():
+            found[key] = found.get(key, 0) + count
+    return found
+
+
+def quantization(values: int, steps: int) -> dict[Operation, float]:
+    """What it takes to round values to steps of their own: the largest of each, its reciprocal, products, rounding."""
+    return {
+        plain("compare", "float32"): values,
+        plain("divide", "float32"): steps,
+        plain("rescale", "float32"): values,
+        plain("add", "float32"): values,
+    }

@@ -36,11 +36,11 @@ def pareto(record: Record) -> Figure:
     """Quality against megabytes: every candidate with its paired interval, the budget's lines, the front."""
     low, top = frame(record)
     traces = [_front_line(record, top), *(_cloud(record, tier, top) for tier in tiers_of(record.points))]
-    traces += [_legend_entry(tier) for tier in tiers_of(record.points)]
-    traces += [_star(record, p, top) for p in record.points if p.selected]
+    traces += [legend_entry(tier) for tier in tiers_of(record.points)]
+    traces += [star(record, p, p.measured.file_bytes / MB, top) for p in record.points if p.selected]
     layout: Figure = {
         "xaxis": _megabytes(record),
-        "yaxis": {"title": {"text": escape(loss_axis(record))}, "range": [low, top], **_percent(record)},
+        "yaxis": {"title": {"text": escape(loss_axis(record))}, "range": [low, top], **percent(record)},
     }
     return {"data": traces, "layout": layout | budget_lines(record)}
 
@@ -50,14 +50,14 @@ def tiers(record: Record) -> Figure:
     low, top = frame(record)
     data = [_cloud(record, t, top, over_numbers=True) for t in tiers_of(record.points)]
     data += [_bytes_line(record, tier) for tier in tiers_of(record.points)]
-    data += [_legend_entry(tier) for tier in tiers_of(record.points)]
+    data += [legend_entry(tier) for tier in tiers_of(record.points)]
     layout: Figure = {
         "xaxis": {"title": {"text": "evaluation"}, "anchor": "y2"},
         "yaxis": {
             "title": {"text": escape(loss_axis(record))},
             "domain": [0.45, 1],
             "range": [low, top],
-            **_percent(record),
+            **percent(record),
         },
         "yaxis2": {"domain": [0, 0.36], **_megabytes(record)},
     }
@@ -128,21 +128,32 @@ def _megabytes(record: Record) -> Figure:
     }
 
 
-def _percent(record: Record) -> Figure:
+def percent(record: Record) -> Figure:
+    """The ticks of a relative loss."""
     return {"tickformat": ".1~%"} if record.limits.kind == "relative" else {}
 
 
 def _cloud(record: Record, tier: str, top: float, over_numbers: bool = False) -> Figure:
     points = [p for p in record.points if p.tier == tier]
-    losses = [inside(loss_of(p), top) for p in points]
-    trace = {
+    xs = [p.number if over_numbers else p.measured.file_bytes / MB for p in points]
+    trace = marks(record, tier, points, xs, top)
+    if not over_numbers:
+        trace["error_y"] = _error_bars(points, top, colour_of(tier))
+    elif record.limits.decision == "bound":
+        trace["error_y"] = _bounds(points, top, colour_of(tier))
+    return trace
+
+
+def marks(record: Record, tier: str, points: Sequence[Point], xs: Sequence[float], top: float) -> Figure:
+    """The losses of points of one tier, over `xs`."""
+    return {
         "type": "scatter",
         "mode": "markers",
         "name": escape(tier),
         "legendgroup": escape(tier),
         "showlegend": False,
-        "x": [p.number if over_numbers else p.measured.file_bytes / MB for p in points],
-        "y": losses,
+        "x": list(xs),
+        "y": [inside(loss_of(p), top) for p in points],
         "text": [hover(record, p) for p in points],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
@@ -152,14 +163,9 @@ def _cloud(record: Record, tier: str, top: float, over_numbers: bool = False) ->
             "line": {"width": 1.5, "color": colour_of(tier)},
         },
     }
-    if not over_numbers:
-        trace["error_y"] = _error_bars(points, top, colour_of(tier))
-    elif record.limits.decision == "bound":
-        trace["error_y"] = _bounds(points, top, colour_of(tier))
-    return trace
 
 
-def _legend_entry(tier: str) -> Figure:
+def legend_entry(tier: str) -> Figure:
     """A full mark for the legend, whatever the first point of the tier looks like."""
     marker = {"color": colour_of(tier), "size": 9, "symbol": "circle"}
     names = {"name": escape(tier), "legendgroup": escape(tier)}
@@ -185,7 +191,7 @@ def _bounds(points: Sequence[Point], top: float, colour: str) -> Figure:
 
 
 def _bars(ups: Sequence[float], downs: Sequence[float], colour: str) -> Figure:
-    style = {"thickness": 1, "width": 0, "color": _faint(colour)}
+    style = {"thickness": 1, "width": 0, "color": faint(colour)}
     return {"type": "data", "symmetric": False, "array": list(ups), "arrayminus": list(downs), **style}
 
 
@@ -194,7 +200,8 @@ def _reach(point: Point, end: float | None, top: float) -> float:
     return abs(end - loss_of(point)) if shown and end is not None else 0.0
 
 
-def _faint(colour: str) -> str:
+def faint(colour: str) -> str:
+    """A colour `#rrggbb`, half transparent."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.45)"
 
@@ -212,12 +219,13 @@ def _front_line(record: Record, top: float) -> Figure:
     }
 
 
-def _star(record: Record, point: Point, top: float) -> Figure:
+def star(record: Record, point: Point, x: float, top: float) -> Figure:
+    """The mark of the selected point at `x`."""
     return {
         "type": "scatter",
         "mode": "markers",
         "name": "selected",
-        "x": [point.measured.file_bytes / MB],
+        "x": [x],
         "y": [inside(loss_of(point), top)],
         "text": [hover(record, point)],
         "hovertemplate": "%{text}<extra></extra>",

@@ -16,6 +16,7 @@ COLOURS = {
 OTHER = "#7a5ab5"
 SELECTED = "#e0483a"
 ZERO_LOSS = 1e-9
+WIDE, NARROW = (1, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)  # digits of ticks
 
 
 def colour_of(tier: str) -> str:
@@ -67,10 +68,18 @@ def frame(record: Record) -> tuple[float, float]:
 
 
 def megabyte_ticks(points: Sequence[Point]) -> list[float]:
-    """Round numbers for the logarithmic axis of megabytes: 1, 2, 3, 5 and 7 of every power of ten in reach."""
-    sizes = [p.measured.file_bytes / MB for p in points if p.measured.file_bytes > 0] or [1.0]
-    powers = range(math.floor(math.log10(min(sizes))) - 1, math.ceil(math.log10(max(sizes))) + 1)
-    return [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 3, 5, 7)]
+    """Round numbers for the logarithmic axis of megabytes."""
+    return round_ticks([p.measured.file_bytes / MB for p in points])
+
+
+def round_ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers for a logarithmic axis of such values: some of every power of ten in reach, more of them where the
+    values lie close together.
+    """
+    found = [value for value in values if value > 0] or [1.0]
+    digits = WIDE if max(found) > 4 * min(found) else NARROW
+    powers = range(math.floor(math.log10(min(found))) - 1, math.ceil(math.log10(max(found))) + 1)
+    return [float(f"{digit}e{power}") for power in powers for digit in digits]
 
 
 def megabyte_range(record: Record) -> tuple[float, float]:

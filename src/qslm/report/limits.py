@@ -23,6 +23,12 @@ def budget_lines(record: Record) -> dict[str, list[Figure]]:
     return {"shapes": shapes, "annotations": notes}
 
 
+def loss_line(record: Record) -> dict[str, list[Figure]]:
+    """The limit of the loss alone, on the axis `y`."""
+    shapes, notes = _levels(record.limits.max_loss, "loss", "y", limit_text(record))
+    return {"shapes": shapes, "annotations": notes}
+
+
 def budget_levels(record: Record) -> dict[str, list[Figure]]:
     """The limits of the search's course: the loss on the axis `y`, the megabytes on `y2`."""
     size = record.limits.max_bytes

@@ -26,7 +26,7 @@ function layout(given, element) {
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     ...given,
   };
-  for (const name of ["xaxis", "yaxis", "yaxis2"]) {
+  for (const name of ["xaxis", "xaxis2", "yaxis", "yaxis2"]) {
     if (given[name]) drawn[name] = axis(given[name]);
   }
   drawn.annotations = (given.annotations || []).map((note) => ({ ...note, bgcolor: colour("--card"), opacity: 0.9 }));

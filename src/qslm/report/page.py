@@ -1,13 +1,13 @@
-"""The HTML page of a study: one file, no network, every text from a file escaped."""
+"""The HTML page of a study, section by section."""
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 
 from qslm.budget import spell_loss
-from qslm.report import figures
+from qslm.energy import SPELLED
+from qslm.report import energy_figures, figures
+from qslm.report.document import card, cell, document, figure, provenance
+from qslm.report.energy import MICRO, Account, Pass
 from qslm.report.frame import is_full
 from qslm.report.record import Measured, Point, Record, spell_point, spell_value
 from qslm.units import MB, format_bytes
@@ -21,42 +21,12 @@ def render(record: Record) -> str:
     drawn = {"pareto": figures.pareto(record), "tiers": figures.tiers(record)}
     if record.grid is not None:
         drawn["bits"] = figures.heat_map(record.grid)
-    sections = [_answer(record), _pareto(record), _bits(record), _tiers(record), _candidates(record)]
+    if record.energy is not None:
+        drawn["energy"] = energy_figures.candidates(record, record.energy)
+        drawn["energy-blocks"] = energy_figures.by_block(record.energy)
+    sections = [_answer(record), _pareto(record), _bits(record), _energy(record), _tiers(record), _candidates(record)]
     sections.append(provenance(record.provenance))
     return document("qslm study", record.title, sections, drawn, record.subtitle)
-
-
-def document(
-    kind: str, title: str, sections: Sequence[str], drawn: Mapping[str, figures.Figure], subtitle: str = ""
-) -> str:
-    """A page of `sections` (HTML), in which the figures go into the elements that bear their names."""
-    from plotly.offline import get_plotlyjs
-
-    below = f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else ""
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)} - qslm</title>",
-            f"<style>\n{_resource('page.css')}</style>\n</head>\n<body>\n<main>",
-            f"<header><p>{escape(kind)}</p><h1>{escape(title)}</h1>{below}</header>",
-            *sections,
-            "<footer>Written by qslm. The page holds everything it shows and opens offline.</footer>\n</main>",
-            f"<script>{get_plotlyjs()}</script>",
-            f'<script type="application/json" id="figures">{_json(drawn)}</script>',
-            f"<script>\n{_resource('page.js')}</script>\n</body>\n</html>\n",
-        ]
-    )
-
-
-def _resource(name: str) -> str:
-    return (files("qslm.report") / name).read_text(encoding="utf-8")
-
-
-def _json(value: object) -> str:
-    """JSON that cannot end the script element that holds it."""
-    text = json.dumps(value, allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _answer(record: Record) -> str:
@@ -109,11 +79,6 @@ def _cards(record: Record) -> Iterable[str]:
         yield card("saved against float32", f"{100 * record.saving:.1f} %", note)
 
 
-def card(term: str, value: str, note: str) -> str:
-    """One figure of the answer, with a small note."""
-    return f"<div><dt>{escape(term)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
-
-
 def _spread(record: Record, measured: Measured) -> str:
     low, high = spell_value(record.metric, measured.low), spell_value(record.metric, measured.high)
     return f"95 %: {low} to {high}"
@@ -134,14 +99,6 @@ def _within(record: Record) -> str:
     return "" if limit is None else f", at most {format_bytes(limit).partition(' (')[0]}"
 
 
-def figure(name: str, title: str, text: str, style: str = "plot") -> str:
-    """The section of the figure `name`; `title` and `text` are HTML."""
-    return (
-        f'<section><h2>{title}</h2><p>{text}</p><div class="wide"><div class="{style}" id="{name}"></div></div>'
-        "</section>"
-    )
-
-
 def _pareto(record: Record) -> str:
     judged = "its one-sided 95 % bound" if record.limits.decision == "bound" else "its measured value"
     return figure(
@@ -159,6 +116,50 @@ def _bits(record: Record) -> str:
         return ""
     text = "How the selected allocation stores each module of each block, in bits per weight."
     return figure("bits", "Bits per site", text, "plot bare")
+
+
+def _energy(record: Record) -> str:
+    """What decoding a token takes, of all candidates, and what the selection takes by block; nothing without it."""
+    account = record.energy
+    if account is None:
+        return ""
+    candidates = (
+        "Each mark is one allocation that was measured whole: what a token of decoding at batch 1 takes for reading and"
+        " writing memory, and for computing, as the network ran. Full: both promises kept. All are priced with the"
+        f" zeros and the spikes of the selected one. {_accounted(account)}"
+    )
+    blocks = (
+        "What the selection takes for a token in each block, of memory (pale) and of computing (full), as the network"
+        " ran, beside integers of the same bits without spikes, and FP16. Above: decoding at batch 1, which reads every"
+        f" weight for each token. Below: a prefill of {account.passes[-1].tokens:,} tokens, which reads them once for"
+        f" all. {_totals(account)}"
+    )
+    return figure("energy", "Energy against quality", candidates) + figure(
+        "energy-blocks", "Energy by block", blocks, "plot tall"
+    )
+
+
+def _accounted(account: Account) -> str:
+    """What the numbers are, in sentences."""
+    text = "calibration text" if account.split == "calibrate" else f"the {account.split} split"
+    missing = f" Not counted: {', '.join(account.not_counted)}." if account.not_counted else ""
+    return escape(
+        "This is an account, not a measurement: operations and bytes were counted while"
+        f" {account.tokens:,} tokens of {text} ran through the network with the selected allocation, and were priced by"
+        " published energies of one operation and one byte, without control, clock and leakage. The table:"
+        f" {account.table}; {account.source} Weights lie in {account.weights_in}; activations of float matrices count"
+        f" as {account.activations}; what happens between modules that are not known is not seen.{missing}"
+    )
+
+
+def _totals(account: Account) -> str:
+    """The sums over all blocks, a sentence a pass."""
+    return " ".join(f"All blocks, {escape(one.name)}: {_total(one)}." for one in account.passes)
+
+
+def _total(one: Pass) -> str:
+    totals = {machine: sum(part.total for part in spent) / MICRO for machine, spent in one.spent.items()}
+    return ", ".join(f"{SPELLED[machine]} {total:,.3f} uJ a token" for machine, total in totals.items())
 
 
 def _tiers(record: Record) -> str:
@@ -237,20 +238,8 @@ def _row(record: Record, point: Point) -> str:
     return f'<tr class="{state}">{"".join(cells)}</tr>'
 
 
-def cell(text: str, value: float | None) -> str:
-    """A number in a table, and what it is sorted by."""
-    sortable = "" if value is None else "Infinity" if value == math.inf else repr(value)
-    return f'<td data-value="{sortable}">{escape(text)}</td>'
-
-
 def _kept(point: Point, good: bool) -> str:
     """Whether a limit is kept; nothing of the baseline, which has none to keep."""
     if point.loss is None:
         return ""
     return "kept" if good else "not kept"
-
-
-def provenance(terms: Iterable[tuple[str, str]]) -> str:
-    """The section that says where the numbers come from."""
-    lines = "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in terms)
-    return f'<section><h2>Where the numbers come from</h2><dl class="source">{lines}</dl></section>'

@@ -2,11 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from qslm.formats.staging import commit, stage
 from qslm.report.frame import (
     SELECTED,
     colour_of,
@@ -45,17 +42,6 @@ LIMIT_TEXT: dict[str, Any] = {
 }
 
 
-def draw_pictures(record: Record, folder: Path) -> list[Path]:
-    """Write `pareto.png`, `tiers.png` and, with a selection, `bits.png` into `folder`; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"pareto.png": pareto(record), "tiers.png": tiers(record)}
-    if record.grid is not None:
-        drawn["bits.png"] = bits(record.grid)
-    staged = [stage(folder / name, partial(save_figure, figure)) for name, figure in drawn.items()]
-    commit(staged)
-    return [place for _, place in staged]
-
-
 def save_figure(figure: "Figure", file: IO[bytes]) -> None:
     """Write a figure as PNG."""
     figure.savefig(file, format="png", dpi=DPI, facecolor="white")
@@ -80,7 +66,7 @@ def pareto(record: Record) -> "Figure":
     for tier in tiers_of(record.points):
         points = [p for p in record.points if p.tier == tier]
         _intervals(axes, points, colour_of(tier), top)
-        _marks(axes, points, [p.measured.file_bytes / MB for p in points], tier, top)
+        draw_marks(axes, points, [p.measured.file_bytes / MB for p in points], tier, top)
     for point in (p for p in record.points if p.selected):
         place = ([point.measured.file_bytes / MB], [inside(loss_of(point), top)])
         axes.plot(*place, "*", color=SELECTED, markersize=17, markeredgecolor="white", label="selected", zorder=5)
@@ -91,9 +77,9 @@ def pareto(record: Record) -> "Figure":
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(*megabyte_range(record))
     axes.set_xlabel("model file (MB)")
-    _finish(axes, record, top)
-    _legend(figure, axes)
-    _loss_limit(axes, record)
+    finish(axes, record, record.points, top)
+    draw_legend(figure, axes)
+    loss_limit(axes, record)
     if record.limits.max_bytes is not None:
         size = record.limits.max_bytes / MB
         axes.axvline(size, **LIMIT_LINE)
@@ -111,16 +97,16 @@ def tiers(record: Record) -> "Figure":
     for tier in tiers_of(record.points):
         points = [p for p in record.points if p.tier == tier]
         numbers = [float(p.number) for p in points]
-        _marks(upper, points, numbers, tier, top)
+        draw_marks(upper, points, numbers, tier, top)
         if record.limits.decision == "bound":
             _bounds(upper, points, colour_of(tier), top)
         faces = [colour_of(tier) if is_full(p) else "none" for p in points]
         sizes = [p.measured.file_bytes / MB for p in points]
         lower.scatter(numbers, sizes, s=22, facecolors=faces, edgecolors=colour_of(tier))
     upper.set_ylim(low, top)
-    _finish(upper, record, top)
-    _legend(figure, upper)
-    _loss_limit(upper, record)
+    finish(upper, record, record.points, top)
+    draw_legend(figure, upper)
+    loss_limit(upper, record)
     lower.set_yscale("log")
     lower.set_yticks(megabyte_ticks(record.points))
     lower.set_yticks([], minor=True)
@@ -129,7 +115,7 @@ def tiers(record: Record) -> "Figure":
     lower.set_ylabel("model file (MB)")
     lower.set_xlabel("evaluation")
     lower.xaxis.get_major_locator().set_params(integer=True)
-    _plain(lower)
+    plain_axes(lower)
     if record.limits.max_bytes is not None:
         _level(lower, record.limits.max_bytes / MB, size_text(record))
     return figure
@@ -163,7 +149,8 @@ def plain_text(texts: Sequence[str]) -> list[str]:
     return [t.replace("$", r"\$") for t in texts]
 
 
-def _marks(axes: "Axes", points: list[Point], xs: list[float], tier: str, top: float) -> None:
+def draw_marks(axes: "Axes", points: Sequence[Point], xs: Sequence[float], tier: str, top: float) -> None:
+    """The losses of points of one tier, over `xs`."""
     colour = colour_of(tier)
     marks = ["^" if is_beyond(p, top) else MARKERS[shape_of(p)] for p in points]
     for marker in dict.fromkeys(marks):
@@ -193,7 +180,8 @@ def _front_line(axes: "Axes", record: Record, top: float) -> None:
     axes.plot(xs, ys, drawstyle="steps-post", color="#8a8f98", linestyle=":", linewidth=1, label="Pareto front")
 
 
-def _loss_limit(axes: "Axes", record: Record) -> None:
+def loss_limit(axes: "Axes", record: Record) -> None:
+    """The limit of the loss, as a line with words, where there is one."""
     if record.limits.max_loss is not None:
         _level(axes, record.limits.max_loss, limit_text(record))
 
@@ -205,24 +193,24 @@ def _level(axes: "Axes", height: float, text: str) -> None:
     axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), **place)
 
 
-def _finish(axes: "Axes", record: Record, top: float) -> None:
-    """The axis of losses, and what the legend says of the marks that there are."""
+def finish(axes: "Axes", record: Record, points: Sequence[Point], top: float) -> None:
+    """The axis of losses, and what the legend says of the marks that there are, those of `points`."""
     from matplotlib.ticker import PercentFormatter
 
     axes.set_ylabel(loss_axis(record))
     if record.limits.kind == "relative":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    if not all(map(is_full, record.points)):
+    if not all(map(is_full, points)):
         judged = " (by the bound)" if record.limits.decision == "bound" else ""
         axes.plot([], [], "o", color=INK, markerfacecolor="none", label=f"budget not kept{judged}")
-    if not all(p.complete for p in record.points):
+    if not all(p.complete for p in points):
         axes.plot([], [], "D", color=INK, label="ended early, foretold")
-    if any(is_beyond(p, top) for p in record.points):
+    if any(is_beyond(p, top) for p in points):
         axes.plot([], [], "^", color=INK, markerfacecolor="none", label="beyond the frame")
-    _plain(axes)
+    plain_axes(axes)
 
 
-def _legend(figure: "Figure", axes: "Axes") -> None:
+def draw_legend(figure: "Figure", axes: "Axes") -> None:
     """The legend of `axes` above the plot, in the fewest rows with which it fits the width of the picture."""
     handles, labels = axes.get_legend_handles_labels()
     style: dict[str, Any] = {
@@ -239,7 +227,8 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
         legend.remove()
 
 
-def _plain(axes: "Axes") -> None:
+def plain_axes(axes: "Axes") -> None:
+    """A faint grid, and no frame."""
     axes.grid(color="#e8eaee", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -8,8 +8,10 @@ from typing import Any
 
 from qslm.allocation import Allocation
 from qslm.errors import AllocationError, StudyError
+from qslm.report.energy import Account, make_account
 from qslm.report.record import Answer, Grid, Measured, Point, Record
 from qslm.study import folder
+from qslm.study.accounting import read_account
 from qslm.study.judging import BASELINE
 from qslm.study.recorded import Recorded
 from qslm.study.telling import expected_value
@@ -21,7 +23,7 @@ Json = Mapping[str, Any]
 
 
 def read_run(run: Path) -> Record:
-    """Read study.json, selection.json (absent where nothing was accepted) and the ledger.
+    """Read study.json, selection.json and energy.json (absent where nothing was accepted) and the ledger.
 
     Raises StudyError or LedgerError when the folder holds no study, or a damaged one.
     """
@@ -44,6 +46,7 @@ def _record(known: Recorded, selection: Json | None) -> Record:
     texts = {row.key: row.allocation for row in known.rows}
     allocation = None if key is None else Allocation.from_json(known.anatomy, texts[key])
     baseline = _measured(lines[0])
+    energy = None if key is None else read_account(known.run, key, str(study["checkpoint"]["digest"]))
     return Record(
         checkpoint=str(study["checkpoint"]["name"]),
         task=task.name,
@@ -60,8 +63,21 @@ def _record(known: Recorded, selection: Json | None) -> Record:
         answer=_answer(selection),
         points=tuple(_point(line, key, known, baseline.value, texts) for line in lines),
         grid=None if allocation is None else make_grid(allocation),
-        provenance=tuple(_provenance(known, selection, allocation)),
+        energy=_account(known, energy, lines),
+        provenance=tuple(_provenance(known, selection, allocation, energy)),
     )
+
+
+def _account(known: Recorded, energy: Json | None, lines: list[Json]) -> Account | None:
+    """What energy.json says; None where it holds no account. Raises StudyError when it is damaged."""
+    if energy is None or "missing" in energy:
+        return None
+    keys = [str(line["key"]) if line["complete"] else None for line in lines]
+    try:
+        return make_account(energy, keys, known.anatomy.blocks)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{known.run / folder.ENERGY} holds no whole account: {type(error).__name__}: {error}."
+        raise StudyError(problem, folder.AGAIN) from error
 
 
 def _number(value: Any) -> float:
@@ -135,7 +151,9 @@ def _cell(allocation: Allocation, block: str, module: str) -> tuple[float | None
     return round(mean, 1), "\n".join(lines)
 
 
-def _provenance(known: Recorded, selection: Json | None, allocation: Allocation | None) -> list[tuple[str, str]]:
+def _provenance(
+    known: Recorded, selection: Json | None, allocation: Allocation | None, energy: Json | None
+) -> list[tuple[str, str]]:
     run, study = known.run, known.study
     checkpoint, identity, options = study["checkpoint"], study["identity"], study["options"]
     lines = [("checkpoint", f"{checkpoint['name']}, {int(checkpoint['bytes']):,} bytes, sha256 {checkpoint['digest']}")]
@@ -149,6 +167,7 @@ def _provenance(known: Recorded, selection: Json | None, allocation: Allocation 
         lines += [("packed model", f"sha256 {digest}"), ("work", _work(selection))]
     if allocation is not None:
         lines.append(("saving as the paper counts", f"{100 * allocation.paper_saving():.2f} % (weights alone)"))
+    lines += [] if energy is None or "missing" not in energy else [("no account of energy", str(energy["missing"]))]
     lines += [(f"checked: {check['name']}", str(check["finding"])) for check in study["checks"]]
     versions = {"qslm": identity["code"]["qslm"], **identity["versions"], **identity["machine"]}
     lines.append(("versions and machine", ", ".join(f"{name} {value}" for name, value in versions.items())))

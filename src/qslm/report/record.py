@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from qslm.budget import Budget
+from qslm.report.energy import Account
 from qslm.tasks import FILE_TASKS, NAMES
 
 
@@ -70,7 +71,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything that one report shows. `source` says where the data was found, where that is known."""
+    """Everything that one report shows. `source` says where the data was found, where that is known.
+
+    energy: of older studies, and of networks of which there is no account, None.
+    """
 
     checkpoint: str
     task: str
@@ -87,6 +91,7 @@ class Record:
     answer: Answer
     points: tuple[Point, ...]
     grid: Grid | None
+    energy: Account | None
     provenance: tuple[tuple[str, str], ...]
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from qslm.budget import spell_loss
 from qslm.errors import ArtifactError, StudyError
 from qslm.formats.staging import commit, stage, write_bytes
-from qslm.report.page import card, cell, document, figure, provenance
+from qslm.report.document import card, cell, document, figure, provenance
 from qslm.report.pictures import save_figure
 from qslm.report.record import spell_data, spell_value, stands_in
 from qslm.report.sensitivity_figures import draw, heat_map, quantities

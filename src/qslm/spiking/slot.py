@@ -62,6 +62,11 @@ class SpikingSlot(nn.Linear):
         self.reads = reads
         self._held: list[RoundedLayer] = []  # a list, so that it is no module of the network
 
+    @property
+    def held(self) -> RoundedLayer | None:
+        """The spiking layer that computes in its place; None where it computes itself."""
+        return self._held[0] if self._held else None
+
     def hold(self, rounded: QuantizedTensor) -> None:
         """Compute with these weights: from spike counts where their format says so, else as a linear layer."""
         self._held = [self.reads.layer(rounded, self.bias)] if rounded.format.activations else []
@@ -72,4 +77,10 @@ class SpikingSlot(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
-        return self._held[0](x) if self._held else F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias) if self.held is None else self.held(x)
+
+
+def computing(module: nn.Module) -> nn.Module:
+    """What computes at the place of a module: the spiking layer that a slot holds, or itself."""
+    held = module.held if isinstance(module, SpikingSlot) else None
+    return module if held is None else held

@@ -1,4 +1,4 @@
-"""The files of a run folder that are JSON: study.json and selection.json."""
+"""The files of a run folder that are JSON: study.json, selection.json and energy.json."""
 
 import hashlib
 import json
@@ -16,6 +16,7 @@ from qslm.formats.reading import file_digest
 from qslm.formats.staging import write_bytes
 
 STUDY, LEDGER, ARTIFACT, SELECTION = folders.STUDY, folders.LEDGER, folders.ARTIFACT, "selection.json"
+ENERGY = "energy.json"  # what the selected allocation computes and moves, and what that costs
 INPUTS = "inputs.safetensors"  # what calibrated quantizers look at
 RECONSTRUCTIONS = "reconstructed"  # a folder of the learned rounding of finalists
 VERSION = 1  # of study.json
@@ -32,7 +33,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def remove_selection(run: Path) -> None:
-    """Remove what an earlier search selected, where its budget no longer holds. Raises StudyError."""
+    """Remove what an earlier search selected, and its energy, where its budget no longer holds. Raises StudyError."""
+    _remove(run / ENERGY)
     _remove(run / SELECTION)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from qslm.evaluation.reconstruction import check_reconstructible
 from qslm.progress import SILENT, Progress
 from qslm.search import DEFAULT_OPTIONS, Goal, Options, Outcome, Proposal, Strategy, make_strategy
 from qslm.study import folder
+from qslm.study.accounting import account, write_account
 from qslm.study.checks import (
     check_calibration,
     check_ground,
@@ -62,10 +64,10 @@ def search(
     """Search the smallest (or best scored) allocation that keeps a budget, and pack it.
 
     `task` is a Task, or anything with its two methods (`as_task`). `output` is the run folder: study.json,
-    ledger.sqlite, selection.json, artifact/. A study that was stopped goes on with the same call: what the ledger
-    holds is not measured again. What an earlier search selected in the folder makes way at the start. No report is
-    written: `write_report(output)` does that. After `max_seconds` of the options the search ends with the best so far;
-    measuring that whole and on the report split, and packing it, come on top.
+    ledger.sqlite, selection.json, energy.json, artifact/. A study that was stopped goes on with the same call: what the
+    ledger holds is not measured again. What an earlier search selected in the folder makes way at the start. No report
+    is written: `write_report(output)` does that. After `max_seconds` of the options the search ends with the best so
+    far; measuring that whole and on the report split, and packing it, come on top.
 
     With `workers`, processes of this machine measure batches in parallel; with the address `ray`, actors on a Ray
     cluster do, as many as it has room for unless `workers` are more than one. Each has as many threads as this
@@ -154,8 +156,10 @@ class _Study:
             raise nothing_accepted(judge, self.judged.values(), self.record.stopped)
         selection = self._reported(chosen, baseline)
         self._record()
+        accounted = account(self.measurements.evaluator, selection.allocation, self.judged.values())
         selection = replace(selection, packed=self._pack(selection.allocation))
         folder.write_json(run / folder.SELECTION, selection.to_dict())
+        self._leave(accounted, selection.allocation)
         return selection
 
     # ---- before the search -------------------------------------------------------------------------------------
@@ -314,6 +318,15 @@ class _Study:
         self.measurements.evaluator.restore()
         inputs, learned = self.measurements.evaluator.inputs, self.measurements.evaluator.learned
         return write_packed(self.question.run / folder.ARTIFACT, self.question.subject, allocation, inputs, learned)
+
+    def _leave(self, accounted: Mapping[str, Any], allocation: Allocation) -> None:
+        """Write energy.json, or say why there is no account; the search does not fail for it."""
+        try:
+            write_account(self.question.run, allocation.key, self.question.subject.digest, accounted)
+        except StudyError as error:
+            accounted = {"missing": error.problem}
+        if "missing" in accounted:
+            self.tell.message(f"no account of energy: {accounted['missing']}")
 
     def _record(self) -> None:
         """Write study.json: all that `select`, `status` and the report need beside the ledger."""
