@@ -62,7 +62,7 @@ def sign_again(folder):
     "format",
     [f"int{b}-row" for b in INTEGER_BITS]
     + [f"int{b}-sym-g32-s32" for b in INTEGER_BITS]
-    + ["int1-g32-s8", "int3-sym-g128-s8", "int8-row-s8", "int16-g64-s8"]
+    + ["int1-g32-s8", "int3-sym-g128-s8", "int8-row-s8", "int16-g64-s8", "int4-sym-g64-p2"]
     + ["int5-tensor", "int7-g64", "int3-g128", "int4-sym-tensor-s32", "float32", "float16", "bfloat16"],
 )
 def test_promised_bytes_are_written_and_read_back(tmp_path, format, quantizer):

@@ -38,16 +38,18 @@ class SpikeOptions:
 
     ratio: the share of salient values that the threshold of every input is calibrated to; None takes `threshold`, a
     modified z-score, for all. static: one center and one reach for all tokens of an input, from calibration. weights:
-    bits, symmetric, one scale a row. float_weights: pack the weights as they were, for a study to choose their bits and
-    those of the spike counts; measured are the rounded ones nevertheless. cache: bits of the KV cache of a Llama, None
-    where it holds numbers; next_step: static or dynamic, of the values in it. All defaults are derived: 6.25 % is
-    Atom's share of outliers. Raises FormatError or SpikeError where there is no such conversion.
+    bits, symmetric, one scale a row; group: inputs whose weights are shifted by a power of two together, None shifts
+    none. float_weights: pack the weights as they were, for a study to choose their bits and those of the spike counts;
+    measured are the rounded ones nevertheless. cache: bits of the KV cache of a Llama, None where it holds numbers;
+    next_step: static or dynamic, of the values in it. All defaults are derived: 6.25 % is Atom's share of outliers.
+    Raises FormatError or SpikeError where there is no such conversion.
     """
 
     encoding: Encoding = ENCODING
     ratio: float | None = 0.0625
     threshold: float = 3.5
     weights: int = 4
+    group: int | None = None
     quantizer: str = "gptq"
     rotate: bool = False
     static: bool = False
@@ -67,6 +69,7 @@ class SpikeOptions:
             raise FormatError(
                 f"{self.quantizer[:64]!r} rounds no weights of spiking layers.", f"Choose one of: {names}."
             )
+        self.format  # noqa: B018 raises FormatError where there is none
         if self.cache is not None:
             check_bits(self.cache)
             if self.float_weights:
@@ -80,7 +83,7 @@ class SpikeOptions:
     @property
     def format(self) -> Format:
         """Of the weights."""
-        return Format.parse(f"int{self.weights}-sym-row")
+        return Format.parse(f"int{self.weights}-sym-{'row' if self.group is None else f'g{self.group}-p2'}")
 
     def form(self, seen: Seen) -> SpikeActivations:
         """The spike counts of one input."""

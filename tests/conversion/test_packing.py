@@ -13,11 +13,12 @@ from networks.tasks import NextToken
 
 from qslm import artifact
 from qslm.anatomy.find import find_anatomy
-from qslm.conversion.convert import convert
+from qslm.conversion.convert import WEIGHTS, convert
 from qslm.conversion.packing import SPIKES, round_rest
 from qslm.conversion.rotate import rotate
 from qslm.errors import CheckpointError, SpikeError, StudyError
 from qslm.folders import CONFIG
+from qslm.formats import Format
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.loading.outline import read_outline
 from qslm.models.causal import CausalLogits
@@ -38,13 +39,13 @@ def network_of(kind):
     return CausalLogits(tiny(kind.removesuffix(", rotated"), tied=kind != "gemma"))
 
 
-def packed(kind, folder, form=lambda seen: SpikeActivations(Encoding(clip=0.9), 2.5)):
+def packed(kind, folder, form=lambda seen: SpikeActivations(Encoding(clip=0.9), 2.5), weights=WEIGHTS):
     model = network_of(kind)
     if "rotated" in kind:
         rotate(model.network)
     anatomy, config = find_anatomy(model), model.config.to_dict()
     task = Padded() if "bert" in kind else NextToken(model)
-    found = convert(model, anatomy, task, {SPIKES: form}, tokens=500)
+    found = convert(model, anatomy, task, {SPIKES: form}, weights=weights, tokens=500)
     round_rest(found, anatomy, config).write(folder)
     return model
 
@@ -68,6 +69,18 @@ def test_a_packed_conversion_answers_as_the_converted_network(kind, tmp_path):
     forms = {id(one.activations) for one in layers}
     assert len(forms) == len({id(one.activations) for one in model.modules() if isinstance(one, RoundedLayer)})
     assert read_outline(tmp_path).file_bytes == opened.file_bytes == artifact.read(tmp_path).file_bytes
+
+
+def test_groups_that_are_shifted_are_packed(tmp_path):
+    """Rows of 32 and 40 inputs, the last group ragged."""
+    model, ids = packed("spikegpt", tmp_path, weights=Format.parse("int3-sym-g32-p2")), torch.arange(40).reshape(2, 20)
+    opened = load_checkpoint(tmp_path).model
+    with torch.inference_mode():
+        assert torch.equal(opened(ids), model(ids))
+    layers = [one for one in opened.modules() if isinstance(one, RoundedLayer)]
+    assert {str(one.rounded.format) for one in layers} == {"int3-sym-g32-p2-a4"}
+    assert {tuple(one.neurons.shifts.shape) for one in layers} >= {(32, 1), (32, 2)}
+    assert any(int(one.neurons.shifts.max()) > 0 for one in layers)
 
 
 def test_the_file_holds_four_bits_a_weight_of_the_layers(spikegpt):

@@ -20,7 +20,11 @@ READING = [
     for bits, scale, read in itertools.product(range(2, 9), ("float16", "float32"), ACTIVATIONS)
     if bits in INTEGER_BITS
 ]
-ALL = [*INTEGERS, *READING, FLOAT32, FLOAT16, BFLOAT16, SIGN]
+SHIFTED = [
+    Format("integer", bits, True, "group", size, "power", activations=read)
+    for bits, size, read in itertools.product(range(2, 8), GROUP_SIZES, (0, *ACTIVATIONS))
+]
+ALL = [*INTEGERS, *READING, *SHIFTED, FLOAT32, FLOAT16, BFLOAT16, SIGN]
 
 
 def test_there_are_all_formats():

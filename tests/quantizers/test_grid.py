@@ -32,8 +32,8 @@ def test_every_scale_is_a_multiple_of_the_step(quantizer, format, rows, columns,
     weight = random_weight((rows, columns), seed)
     inputs = {"weight": drawn(rows, columns, seed)[1]}
     rounded = round_site(weight, format, quantizer, inputs=inputs)
-    codes = scale_codes(rounded.scales, rounded.step)
-    assert torch.equal(multiples(codes, rounded.step), rounded.scales) and int(codes.min()) >= 1
+    codes = scale_codes(rounded.scales, rounded.step, format)
+    assert torch.equal(multiples(codes, rounded.step, format), rounded.scales) and int(codes.min()) >= 1
     assert torch.equal(rounded.step, round_site(weight, format).step)
     assert bool(torch.isfinite(rounded.dequantize()).all())
 
@@ -59,7 +59,7 @@ def test_beside_a_huge_group_a_tiny_one_takes_the_smallest_scale(quantizer):
     weight[0, :32] *= 1e6
     weight[1, 32:] = 0
     rounded = round_site(weight, Format.parse("int8-g32-s8"), quantizer)
-    codes = scale_codes(rounded.scales, rounded.step)
+    codes = scale_codes(rounded.scales, rounded.step, rounded.format)
     assert int(codes[0, 0]) > 200 and codes[0, 1] == codes[1, 0] == codes[1, 1] == 1
     error = (rounded.dequantize() - weight).abs()
     assert bool((error[:, 32:] <= rounded.step / 2).all()) and bool((error[1] <= rounded.step / 2).all())

@@ -161,9 +161,10 @@ def search(
     from qslm.loading.outline import read_outline
     from qslm.search import Options
 
+    usual = DEFAULT_PRECISIONS if activations is None else READ_BY_SPIKES
     options = Options(
-        precisions=parse_precisions(precisions or (READ_BY_SPIKES if activations else DEFAULT_PRECISIONS)),
-        activations=parse_precisions(activations, "--activations") if activations else (),
+        precisions=parse_precisions(usual if precisions is None else precisions),
+        activations=() if activations is None else parse_precisions(activations, "--activations"),
         templates=templates(groups, symmetric or activations is not None),
         vectors=vector_format(vectors),
         signs=signs,

@@ -37,6 +37,10 @@ Bits = Annotated[int, typer.Option("--bits", help="Of a normal value, sign inclu
 SalientBits = Annotated[int, typer.Option("--salient-bits", help="Of a salient value; what is larger is shifted.")]
 Clip = Annotated[float, typer.Option("--clip", help="Share of the largest normal value that the bits reach.")]
 Weights = Annotated[int, typer.Option("--weights", help="Bits of a weight, 2 to 8; one scale a row.")]
+Group = Annotated[
+    int | None,
+    typer.Option("--group", help="32, 64 or 128 inputs whose weights are shifted by a power of two of their own."),
+]
 Quantizer = Annotated[str, typer.Option("--quantizer", help="How weights are rounded: gptq, clip, minmax, hqq.")]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Fold Hadamard rotations into a Llama first.")]
 Static = Annotated[
@@ -73,6 +77,7 @@ def spike(
     salient_bits: SalientBits = 8,
     clip: Clip = 0.9,
     weights: Weights = 4,
+    group: Group = None,
     quantizer: Quantizer = "gptq",
     rotate: Rotate = False,
     static: Static = False,
@@ -114,7 +119,7 @@ def spike(
     encoding = Encoding(bits, salient_bits, clip)
     modified_z = 3.5 if threshold is None else threshold
     options = SpikeOptions(
-        *(encoding, chosen, modified_z, weights, quantizer, rotate, static, float_weights, kv_bits, next_step)
+        *(encoding, chosen, modified_z, weights, group, quantizer, rotate, static, float_weights, kv_bits, next_step)
     )
     with Listener() as progress:
         loaded, made = open_task(

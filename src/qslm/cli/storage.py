@@ -7,14 +7,17 @@ import typer
 if TYPE_CHECKING:
     from qslm.formats import Format
 
-_SHARING = "What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row; 32-s8 stores the scales in 8 bits"
+_SHARING = (
+    "What shares one scale: tensor, row, or 32, 64 or 128 inputs of a row; 32-s8 stores the scales in 8 bits, 32-p2 as "
+    "shifts of one of each row"
+)
 Group = Annotated[str, typer.Option("--group", help=f"{_SHARING}.")]
 Groups = Annotated[str, typer.Option("--group", help=f"{_SHARING}. Or several.")]
 Symmetric = Annotated[bool, typer.Option("--symmetric", help="No zero points: codes on both sides of zero alike.")]
 Vectors = Annotated[str, typer.Option("--vectors", help="One-dimensional parameters: float32, float16 or bfloat16.")]
 Signs = Annotated[bool, typer.Option("--signs/--no-signs", help="Store a binarized embedding as signs: 1 bit, exact.")]
 GROUPS = ("tensor", "row", "32", "64", "128")
-SCALES = ("", "-s8", "-s32")  # behind a group, as at the end of a format's text
+SCALES = ("", "-s8", "-s32", "-p2")  # behind a group, as at the end of a format's text
 DEFAULT_PRECISIONS = "16 14 12 10 8 6 5 4 3 2"
 
 
@@ -27,7 +30,8 @@ def template(group: str, symmetric: bool, bits: int = 8) -> "Format":
     if shared not in GROUPS or dash + ending not in SCALES:
         raise FormatError(
             f"--group {group} is not known.",
-            f"Choose one of: {', '.join(GROUPS)}; with -s8 behind it for scales in 8 bits, or -s32 in 32.",
+            f"Choose one of: {', '.join(GROUPS)}; with -s8 behind it for scales in 8 bits, -s32 in 32, or "
+            "-p2 for shifts.",
         )
     return Format.parse(f"int{bits}{'-sym' * symmetric}-{'g' * shared.isdigit()}{group}")
 

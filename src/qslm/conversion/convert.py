@@ -106,10 +106,12 @@ def convert(
 
 def _check_request(model: nn.Module, weights: Format, forms: Mapping[str, Form]) -> None:
     """Refuse at once what would fail at the first layer."""
-    if weights.kind != "integer" or weights.granularity != "row" or not 2 <= weights.bits <= 8:
+    by_rows = weights.granularity == "row" or weights.scale_type == "power"
+    if weights.kind != "integer" or not by_rows or not 2 <= weights.bits <= 8:
         raise SpikeError(
             f"Weights in {weights} have not one scale a row, or do not fit into int8.",
-            "Round them into integers by rows, symmetric ones of 2 to 8 bits: int4-sym-row.",
+            "Round them into symmetric integers of 2 to 8 bits, by rows or by groups that are shifted: int4-sym-row, "
+            "int4-sym-g64-p2.",
         )
     if not forms:
         raise SpikeError("There is no form of activations.", "Name one, such as spike counts.")

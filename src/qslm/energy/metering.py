@@ -195,6 +195,7 @@ def _rounded(meter: Meter, module: RoundedLayer, given: dict[Any, Any], _: Tenso
         width=width,
         format=module.rounded.format,
         bias=module.bias is not None,
+        shifted=0 if module.neurons.shifts is None else module.neurons.shifts.shape[1],
         zeros=record.zeros,
         salient=record.salient,
         massive=record.massive,

@@ -15,12 +15,13 @@ SELECTION = 1.5  # comparisons a value to find a median (Floyd and Rivest, CACM 
 class Rounded(Layer):
     """A `RoundedLayer`: integer weights, and inputs in the form `kind`, spikes, integers or float.
 
-    format: of the weights as they ran, where the terms say nothing of them; bits, wide_bits: of normal and of
-    salient inputs; groups: scales of a token; detects: comparisons and subtractions of a value to find the salient
-    ones; encoded: inputs that were put into their form here, not for a sibling that reads the same tensor;
-    encoded_tokens: their tokens; cost: of the spike trains; shifts: of one output, one a time step of bit planes and
-    one a spike of a massive value; updates: of the sums of one output, which are read and written at each time step
-    (first spikes have two of them); input_bytes, index_bytes: of the stored inputs.
+    format: of the weights as they ran, where the terms say nothing of them; shifted: groups of a row whose sums are
+    shifted before they are added; bits, wide_bits: of normal and of salient inputs; groups: scales of a token; detects:
+    comparisons and subtractions of a value to find the salient ones; encoded: inputs that were put into their form
+    here, not for a sibling that reads the same tensor; encoded_tokens: their tokens; cost: of the spike trains; shifts:
+    of one output, one a time step of bit planes and one a spike of a massive value; updates: of the sums of one output,
+    which are read and written at each time step (first spikes have two of them); input_bytes, index_bytes: of the
+    stored inputs.
 
     fired_bits: of outputs that leave as spike counts, None where numbers leave; fired_heads: next steps of a token that
     are found in a second pass, 0 where they are static; fired_spikes: the sum of the counts' magnitudes.
@@ -36,6 +37,7 @@ class Rounded(Layer):
     asymmetric: bool = False
     detects: tuple[float, float] = (0, 0)
     bias: bool = False
+    shifted: int = 0
     fired_bits: int | None = None
     fired_heads: int = 0
     fired_spikes: int = counted()
@@ -105,16 +107,19 @@ class Rounded(Layer):
             return {mac(weight, terms.activations, terms.activations): self.live * self.out}
         if self.kind == "float":
             return {mac(weight, f"int{bits_of(terms.activations)}", "int32"): dense}
+        sums = self.tokens * self.out * self.shifted
+        groups: dict[Operation, float] = {plain("shift", "int32"): sums, plain("add", "int32"): sums}
         if self.kind == "spikes" and machine == RAN:
-            return {
+            spikes: dict[Operation, float] = {
                 accumulate(weight, "int32"): self.out * self.cost.accumulates,
                 plain("add", "int32"): self.out * self.cost.additions,
                 plain("shift", "int32"): self.out * self.shifts,
             }
+            return add_counts(spikes, groups)
         wide = self.salient * self.out
         narrow = {mac(weight, f"int{self.bits}", "int32"): dense - wide}
         shifts = {plain("shift", "int32"): self.massive * self.out * (self.kind == "spikes")}
-        return add_counts(narrow, {mac(weight, f"int{self.wide_bits}", "int32"): wide}, shifts)
+        return add_counts(narrow, {mac(weight, f"int{self.wide_bits}", "int32"): wide}, shifts, groups)
 
     def _rescaling(self) -> dict[Operation, float]:
         """Of the sum of each group by its scale, and of the output by that of its row.

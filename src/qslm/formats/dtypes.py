@@ -10,7 +10,7 @@ TYPES = {
 }  # fmt: skip
 
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_SCALES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.float32}
+_SCALES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.float32, "power": torch.float32}
 
 
 def scale_dtype(format: Format) -> torch.dtype:

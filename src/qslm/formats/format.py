@@ -10,7 +10,7 @@ from qslm.errors import FormatError
 
 Kind = Literal["integer", "float", "sign"]
 Granularity = Literal["tensor", "row", "group"]
-ScaleType = Literal["float16", "float32", "uint8"]
+ScaleType = Literal["float16", "float32", "uint8", "power"]
 ValueType = Literal["float16", "float32", "bfloat16"]
 
 INTEGER_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
@@ -22,9 +22,16 @@ _REMEDY = (
     "bfloat16 or sign."
 )
 _NO_SCALES = (False, "row", 0, "float16")  # the defaults, so that equal formats compare equal
-_INTEGER = re.compile(r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32|-s8)?(-a([2-8]))?", re.ASCII)
-_ENDINGS: dict[ScaleType, str] = {"float16": "", "float32": "-s32", "uint8": "-s8"}  # of a format's text
-_SCALE_BITS: dict[ScaleType, int] = {"float16": 16, "float32": 32, "uint8": 8}
+_INTEGER = re.compile(
+    r"int([1-9][0-9]?)(-sym)?(-tensor|-row|-g([1-9][0-9]{1,2}))?(-s32|-s8|-p2)?(-a([2-8]))?", re.ASCII
+)
+_ENDINGS: dict[ScaleType, str] = {
+    "float16": "",
+    "float32": "-s32",
+    "uint8": "-s8",
+    "power": "-p2",
+}  # of a format's text
+_SCALE_BITS: dict[ScaleType, int] = {"float16": 16, "float32": 32, "uint8": 8, "power": 8}
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,9 @@ class Format:
 
     Scales are float16, float32 (`-s32`), or take 8 bits (`-s8`): `code * step` with codes 1 to 255 and one step, a
     float32, for the whole tensor. This is the double quantization of QLoRA (arXiv 2305.14314), with integers and one
-    step in place of its blocks of 8-bit floats (derived).
+    step in place of its blocks of 8-bit floats (derived). Or a group has a shift of 8 bits (`-p2`): `step * 2^shift`,
+    with one step, a float32, for each row; such codes, shifted, are integers of 8 bits, which a threshold can hold
+    (SpikeQuant; derived).
 
     `sign` is one bit, exact for a tensor of which only `x >= 0` is read. `brain` tells bfloat16 from float16.
 
@@ -84,6 +93,8 @@ class Format:
             return f"Scales are not stored as {self.scale_type!r}; there are {_listed(tuple(_ENDINGS))}."
         if (self.scale_type, self.granularity) == ("uint8", "tensor"):
             return "A single scale per tensor gains nothing from 8 bits, which need a step beside them."
+        if self.scale_type == "power" and not (self.symmetric and self.granularity == "group" and 2 <= self.bits <= 7):
+            return "Scales that are shifts are those of groups of symmetric integers of 2 to 7 bits: int4-sym-g64-p2."
         return self._activations_problem()
 
     def _activations_problem(self) -> str:
@@ -91,10 +102,11 @@ class Format:
             return ""
         if self.activations not in ACTIVATIONS:
             return f"There are no spike counts of {self.activations} bits; there are {_listed(ACTIVATIONS)}."
-        if not 2 <= self.bits <= 8 or not self.symmetric or self.granularity != "row" or self.has_step:
+        by_rows = self.granularity == "row" and not self.has_step
+        if not 2 <= self.bits <= 8 or not self.symmetric or not (by_rows or self.scale_type == "power"):
             return (
                 "Weights that read spike counts are symmetric integers of 2 to 8 bits with one scale a row of 16 or 32 "
-                "bits, such as int4-sym-row-a4."
+                "bits, or shifts of it in groups, such as int4-sym-row-a4 and int4-sym-g64-p2-a4."
             )
         return ""
 
@@ -128,8 +140,13 @@ class Format:
 
     @property
     def has_step(self) -> bool:
-        """Whether its scales are multiples of one step of the whole tensor."""
-        return self.scale_type == "uint8"
+        """Whether its scales are multiples of one step of the whole tensor, or shifts of one of each row."""
+        return self.scale_type in ("uint8", "power")
+
+    @property
+    def most_shift(self) -> int:
+        """By how many bits a group may be shifted, where scales are shifts, so that its codes fit into 8 bits."""
+        return 8 - self.bits
 
     @property
     def lowest(self) -> int:
@@ -161,6 +178,10 @@ class Format:
         """Bits of a weight with its share of the scale and zero point, in a matrix of endless rows."""
         beside = self.scale_bits + self.bits * self.has_zeros
         return self.bits + beside / self.group_size if self.group_size else float(self.bits)
+
+    def step_shape(self, rows: int) -> tuple[int, ...]:
+        """Steps of a matrix, where there are some: one, or one a row."""
+        return (rows, 1) if self.scale_type == "power" else (1,)
 
     def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """(scales along the output, scales along the input) of an (out, in) matrix."""

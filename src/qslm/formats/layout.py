@@ -20,7 +20,7 @@ METADATA_KEY = "qslm"
 
 _ENTRY = len('"":{"dtype":"U8","shape":[1],"data_offsets":[12345678,12345678]},')
 _SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
+_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8", "power": "U8"}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -28,17 +28,18 @@ def stored_tensors(format: Format, shape: tuple[int, ...], name: str) -> tuple[S
     """What a file holds of a tensor of `shape`: (name, type, shape) each. Needs no weights.
 
     int4-g64 of (256, 100) -> codes U8 (12800,), scales F16 (256, 2), zeros U8 (256,).
-    int4-g64-s8 -> scales U8 (256, 2), and their step F32 (1,) beside them.
+    int4-g64-s8 -> scales U8 (256, 2), and their step F32 (1,) beside them; int4-sym-g64-p2 -> steps F32 (256, 1).
     """
     if format.kind == "float":
         return ((name, _NAMES[format.value_type], shape),)
     count = prod(shape)
     if format.kind == "sign":
         return ((f"{name}.signs", "U8", (packed_bytes(count, 1),)),)
-    grid = format.scale_shape(*matrix_shape(shape))
+    rows, columns = matrix_shape(shape)
+    grid = format.scale_shape(rows, columns)
     codes = (f"{name}.codes", "U8", (packed_bytes(count, format.bits),))
     scales = (f"{name}.scales", _NAMES[format.scale_type], grid)
-    step = (f"{name}.step", "F32", (1,))
+    step = (f"{name}.step", "F32", format.step_shape(rows))
     zeros = (f"{name}.zeros", "U8", (packed_bytes(prod(grid), format.bits),))
     return codes, scales, *[step] * format.has_step, *[zeros] * format.has_zeros
 

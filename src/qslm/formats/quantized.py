@@ -23,7 +23,8 @@ class QuantizedTensor:
     """A tensor of `shape` rounded into `format`. With (out, in) = matrix_shape(shape):
 
     codes: (out, in) integers, for a sign 1 where x >= 0; scales: (rows, groups) in their stored type,
-    those of 8 bits as the float32 numbers that they stand for, and step: (1,) float32, what these are multiples of;
+    those of 8 bits as the float32 numbers that they stand for, and step: (1,) or (rows, 1) float32, what these are
+    multiples of, or shifts;
     zeros: (rows, groups) integers, affine formats only; values: `shape` in a float type, float formats only.
     exponents: k (in,) int8 of columns that were multiplied by 2^k before they were rounded. No file holds them: what
     makes the inputs takes them up (`quantizers.fold`).
@@ -73,7 +74,9 @@ class QuantizedTensor:
         if self.scales is None:
             return {f"{name}.signs": pack(self.codes, 1)}
         stored = {f"{name}.codes": pack(_offset(self.codes, self.format), self.format.bits)}
-        stored[f"{name}.scales"] = self.scales if self.step is None else scale_codes(self.scales, self.step)
+        stored[f"{name}.scales"] = (
+            self.scales if self.step is None else scale_codes(self.scales, self.step, self.format)
+        )
         if self.step is not None:
             stored[f"{name}.step"] = self.step
         if self.zeros is not None:
@@ -99,8 +102,11 @@ class QuantizedTensor:
             return cls(format, shape, codes=codes.reshape(rows, columns))
         scales, step = parts[f"{name}.scales"], parts.get(f"{name}.step")
         if step is not None:
-            _refuse(not 0 < float(step) < inf, f"{name}.step", f"a step of {float(step)} is not positive and finite")
-            scales = multiples(scales, step)
+            low, high = (float(end) for end in torch.aminmax(step))  # NaN goes through
+            _refuse(not 0 < low <= high < inf, f"{name}.step", f"a step of {low} to {high} is not positive and finite")
+            if format.scale_type == "power":
+                _refuse(int(scales.max()) > format.most_shift, f"{name}.scales", "a shift is beyond 8 bits")
+            scales = multiples(scales, step, format)
         problem = scale_problem(scales, format)
         _refuse(bool(problem), f"{name}.scales", problem)
         codes = _unpacked(f"{name}.codes", parts, format.bits, rows * columns).reshape(rows, columns)

@@ -1,7 +1,7 @@
 """Scales as they are stored: rounded upwards, so that what they were computed from still fits.
 
-Scales of 8 bits are `code * step` with codes 1 to HIGHEST and one step for the whole tensor. In memory they are these
-products, rounded to float32, from which the codes follow again.
+Scales of 8 bits are `code * step` with codes 1 to HIGHEST and one step for the whole tensor, or shifts, `step * 2^code`
+with one step a row. In memory they are these products, rounded to float32, from which the codes follow again.
 """
 
 import torch
@@ -20,14 +20,19 @@ def stored_scales(exact: torch.Tensor, format: Format, name: str, step: torch.Te
     """Round scales (rows, groups) float64 up to what `format` stores.
 
     A scale of 0 (nothing but zeros in the group) becomes 1; a positive one never becomes 0. Scales of 8 bits need the
-    `step` (1,) float32 that `scale_step` finds: 0 becomes the step, and what is beyond HIGHEST steps becomes these.
+    `step` float32 that `scale_step` finds: 0 becomes the step, and what is beyond HIGHEST steps, or the most shift,
+    becomes these.
     Raises FormatError when a scale is too large for its type or reaches numbers beyond float32.
     """
     scales = _rounded_up(exact, scale_dtype(format))
     if format.has_step:
         assert step is not None
         # Rounding is monotone, so a product that is not below a float32 number is not below it once it is float32 too.
-        scales = multiples(torch.ceil(scales.double() / step.double()).clamp(1, HIGHEST), step)
+        ratios = scales.double() / step.double()
+        if format.scale_type == "power":
+            scales = multiples(_shifts_up(ratios).clamp_(0, format.most_shift), step, format)
+        else:
+            scales = multiples(torch.ceil(ratios).clamp(1, HIGHEST), step, format)
     else:
         scales = torch.where(exact == 0, torch.ones_like(scales), scales)
     if problem := scale_problem(scales, format):
@@ -38,23 +43,36 @@ def stored_scales(exact: torch.Tensor, format: Format, name: str, step: torch.Te
 def scale_step(exact: torch.Tensor, format: Format) -> torch.Tensor | None:
     """The step (1,) float32 with which 8 bits reach the largest of the scales (rows, groups) float64; else None.
 
-    step = max(exact) / HIGHEST, rounded up; 1 where all scales are 0.
+    step = max(exact) / HIGHEST, rounded up; 1 where all scales are 0. Of shifts the steps (rows, 1) of the finest group
+    of each row, but for what the most shift does not reach from there.
     """
     if not format.has_step:
         return None
+    if format.scale_type == "power":
+        largest = _rounded_up(exact.amax(1, keepdim=True), torch.float32)
+        finest = exact.where(exact > 0, torch.inf).amin(1, keepdim=True)
+        step = _rounded_up(torch.maximum(finest, largest.double() / 2**format.most_shift), torch.float32)
+        return torch.where(largest == 0, torch.ones_like(step), step)
     largest = _rounded_up(exact.max().reshape(1), torch.float32)
     step = _rounded_up(largest.double() / HIGHEST, torch.float32)
     return torch.where(largest == 0, torch.ones_like(step), step)
 
 
-def multiples(codes: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """The scales (rows, groups) float32 that 8-bit codes stand for: code * step."""
-    return codes.to(torch.float32) * step
+def multiples(codes: torch.Tensor, step: torch.Tensor, format: Format) -> torch.Tensor:
+    """The scales (rows, groups) float32 that 8-bit codes stand for: code * step, or step * 2^code."""
+    return (powers_of_two(codes) if format.scale_type == "power" else codes.to(torch.float32)) * step
 
 
-def scale_codes(scales: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+def scale_codes(scales: torch.Tensor, step: torch.Tensor, format: Format) -> torch.Tensor:
     """The inverse of `multiples`, as uint8: a product of float32 is off by far less than half a step."""
-    return torch.round(scales.double() / step.double()).to(torch.uint8)
+    ratios = scales.double() / step.double()
+    return (_shifts_up(ratios) if format.scale_type == "power" else torch.round(ratios)).to(torch.uint8)
+
+
+def _shifts_up(ratios: torch.Tensor) -> torch.Tensor:
+    """The least k with ratio <= 2^k, int32; ratios are float64."""
+    mantissa, power = torch.frexp(ratios)  # 2^(power - 1) <= ratio < 2^power
+    return power - (mantissa == 0.5).to(power.dtype)
 
 
 def powers_of_two(exponents: torch.Tensor) -> torch.Tensor:

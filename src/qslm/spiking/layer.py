@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from qslm.errors import SpikeError
 from qslm.formats.quantized import QuantizedTensor
+from qslm.formats.scales import scale_codes
 from qslm.models.padding import Text
 from qslm.spiking.encoding import Encoding, SpikeCounts, encode, stored_bytes
 from qslm.spiking.firing import Firing
@@ -140,18 +141,21 @@ def _version(x: Tensor) -> int:
 
 
 class RoundedLayer(nn.Module):
-    """Integer weights (out, in) with a scale a row, and the form of its activations, which may be changed.
+    """Integer weights (out, in) with a scale a row, whose groups may be shifted, and the form of its activations.
 
     firing: where its outputs leave as spike counts, which they do when its inputs are some; None lets numbers leave.
-    Raises SpikeError for weights that are not integers with one scale a row, and no zero points beyond int8.
+    The form may be changed. Raises SpikeError for weights that are not integers with one scale or step a row, and for
+    zero points beyond int8.
     """
 
     def __init__(self, rounded: QuantizedTensor, bias: Tensor | None, activations: Activations) -> None:
         super().__init__()
-        if rounded.codes is None or rounded.scales is None or rounded.scales.shape != (len(rounded.codes), 1):
+        scales = rounded.scales if rounded.step is None else rounded.step
+        if rounded.codes is None or scales is None or scales.shape != (len(rounded.codes), 1):
             raise SpikeError(
                 f"Weights in {rounded.format} have not one scale a row, which a threshold needs.",
-                "Round them into symmetric integers by rows: int4-sym-row.",
+                "Round them into symmetric integers by rows, or by groups that are shifted: int4-sym-row, "
+                "int4-sym-g64-p2.",
             )
         zeros = 0 if rounded.zeros is None else rounded.zeros.short()
         integers = rounded.codes.short() - zeros
@@ -160,12 +164,13 @@ class RoundedLayer(nn.Module):
         self.rounded, self.activations = rounded, activations
         self.firing: Firing | None = None
         self.record: Record | None = None
-        self.neurons = SpikingLinear(integers.to(torch.int8), rounded.scales[:, 0].float(), bias=bias)
+        shifts, size = _shifts(rounded)
+        self.neurons = SpikingLinear(integers.to(torch.int8), scales[:, 0].float(), shifts, size, bias)
 
     @property
     def weight(self) -> Tensor:
         """The weights as numbers, float32 (out, in), made anew each time."""
-        return self.neurons.codes * self.neurons.scales[:, None]
+        return self.neurons.synapses * self.neurons.scales[:, None]
 
     @property
     def bias(self) -> Tensor | None:
@@ -190,6 +195,13 @@ class RoundedLayer(nn.Module):
         """Shape, format and form, for print(model)."""
         out, width = self.neurons.codes.shape
         return f"{width}, {out}, {self.rounded.format}, {self.activations.name}"
+
+
+def _shifts(rounded: QuantizedTensor) -> tuple[Tensor, int] | tuple[None, None]:
+    """The shifts int8 (out, groups) of weights, and the inputs of a group; None for both where rows have no groups."""
+    if rounded.step is None or rounded.scales is None:
+        return None, None
+    return scale_codes(rounded.scales, rounded.step, rounded.format).to(torch.int8), rounded.format.group_size
 
 
 def watch(model: nn.Module) -> list[Monitor]:
