@@ -5,8 +5,8 @@
 `stories260K` (llama2.c), `SmolLM2-135M` (Instruct, dequantized Q4_1) and the shipped `spikegpt-mini`, on the first
 windows of WikiText-2 test in their own tokens. Every matrix of the blocks is rounded to 4 bits a row, symmetric, by
 GPTQ on windows of WikiText-2 train (`qslm.conversion`); then only the form of the activations changes, so the weights
-of all methods are the same to the bit. Where a network is rotated before, its weights are other ones, and its own row
-with float activations says what they cost.
+of all methods are the same to the bit. Where a network is rotated before, or groups of weights are shifted by powers of
+two, its weights are other ones, and its own row with float activations says what they cost.
 
 `rows`: `role` is float, w4 (float activations), rival or spikequant. `low` and `high` are the ends of the perplexity by
 the paired 95 % interval against the float network; `step`, `step_low` and `step_high` are what the activations cost, in
@@ -45,13 +45,14 @@ from qslm import find_anatomy, load_checkpoint, make_task
 from qslm.anatomy import INPUT, OUTPUT
 from qslm.cli.progress import Listener
 from qslm.conversion.cache import calibrate_cache
-from qslm.conversion.convert import Conversion, Form, Seen, convert
+from qslm.conversion.convert import WEIGHTS, Conversion, Form, Seen, convert
 from qslm.conversion.rotate import rotate
 from qslm.data.source import data_files
 from qslm.data.wikitext2 import load_wikitext2
 from qslm.energy import SCENARIOS, load_table, make_account, metered
 from qslm.errors import DataError
 from qslm.evaluation import evaluate
+from qslm.formats import Format
 from qslm.formats.staging import write_bytes
 from qslm.models.causal import CausalLogits
 from qslm.spiking import Encoding, threshold_for
@@ -63,6 +64,7 @@ from qslm.tasks import LanguageModelling, Losses, Task, compare
 CLIP = 0.9  # of the largest normal value, what 7 steps reach
 RATIOS = (0.0625, 0.03125)  # of salient values, those of Atom on widths of 2,048 and 4,096
 CONTEXTS = {"stories260K": 256, "SmolLM2-135M": 1024}
+GROUPS = {"stories260K": 32, "SmolLM2-135M": 64, "spikegpt-mini": 64}  # inputs whose weights are shifted together
 WINDOWS = {
     "stories260K": {"calibrate": 64, "report": 128},
     "SmolLM2-135M": {"calibrate": 64, "report": 64},
@@ -233,18 +235,22 @@ class Table:
         self._add("float32")
 
     def add(
-        self, base: str, forms: Mapping[str, Mapping[str, Form]], prepare: Callable[[], nn.Module] | None = None
+        self,
+        base: str,
+        forms: Mapping[str, Mapping[str, Form]],
+        prepare: Callable[[], nn.Module] | None = None,
+        weights: Format = WEIGHTS,
     ) -> None:
         """Convert a network and measure it with float activations, the row `base`, and with all forms, by role.
 
-        prepare: makes the network, where it is another one than the case's.
+        prepare: makes the network, where it is another one than the case's, which is of no other use afterwards.
         """
         roles = {base: "w4"} | {name: role for role, some in forms.items() for name in some}
         makers = {base: as_they_are} | {name: make for some in forms.values() for name, make in some.items()}
         if any(self.kept.row(name) is None for name in roles):
             started = time.monotonic()
             model = self.case.model if prepare is None else prepare()
-            found = convert(model, find_anatomy(model), self.case.task, makers, progress=self.progress)
+            found = convert(model, find_anatomy(model), self.case.task, makers, weights=weights, progress=self.progress)
             self.kept.all["seconds"][base] = time.monotonic() - started
             for name in roles:
                 if self.kept.row(name) is None:
@@ -346,6 +352,13 @@ def measured(case: Case, kept: Kept, progress: Listener) -> tuple[list[dict[str,
                 return model
 
             table.add(base, forms, prepare)
+    size = GROUPS[case.name]
+    table.add(
+        f"4-bit weights, shifted groups of {size}",
+        {"spikequant": {f"SpikeQuant {RATIOS[0]:.2%}, shifted groups of {size}": by_ratio(RATIOS[0])}},
+        lambda: copy.deepcopy(case.model),
+        Format.parse(f"int4-sym-g{size}-p2"),
+    )
     more = cached(False) if isinstance(case.model, CausalLogits) else {}
     table.add("4-bit weights", {"rival": RIVALS, "spikequant": {**OURS, **more}})
     losses, seconds = kept.losses("float32"), kept.all["seconds"]
