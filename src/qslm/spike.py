@@ -59,7 +59,9 @@ class SpikeOptions:
 
     def __post_init__(self) -> None:
         if self.ratio is not None and not 0 < self.ratio < 0.5:
-            raise SpikeError(f"A ratio of {self.ratio} of salient values is none.", "Give a share such as 6.25%.")
+            raise SpikeError(
+                f"A ratio of {self.ratio:g} of salient values is not between 0 and 0.5.", "Give a share such as 6.25%."
+            )
         if not 0 < self.threshold < float("inf"):
             raise SpikeError(f"A threshold of {self.threshold} is no modified z-score.", "Give one such as 3.5.")
         if not 2 <= self.weights <= 8:
@@ -79,6 +81,8 @@ class SpikeOptions:
                 )
         if self.next_step not in NEXT_STEPS:
             raise SpikeError(f"A next step is not {self.next_step[:64]!r}.", f"Choose {' or '.join(NEXT_STEPS)}.")
+        if self.cache is None and self.next_step != STATIC:
+            raise SpikeError("Without a KV cache of integers no next step is found.", "Give its bits: --kv-bits 4.")
 
     @property
     def format(self) -> Format:
@@ -194,14 +198,15 @@ def spike(
             f"A {type(model).__name__} has no KV cache: its state is of sums, not of keys and values.",
             "Convert it without --kv-bits.",
         )
+    if options.rotate and not isinstance(model, CausalLogits):
+        raise CheckpointError(
+            f"No rotation folds into {type(model).__name__}, only into networks that are built as Llama is.",
+            "Convert it without --rotate.",
+        )
     float32 = evaluate(model, task, SPLIT, progress)
     rotation = None
     if options.rotate:
-        if not isinstance(model, CausalLogits):
-            raise CheckpointError(
-                f"No rotation folds into {type(model).__name__}, only into networks that are built as Llama is.",
-                "Convert it without --rotate.",
-            )
+        assert isinstance(model, CausalLogits)
         rotated = rotate(model.network)
         rotation = (
             f"{rotated.stream}, heads {rotated.heads}; the untied head adds {rotated.untied_bytes:,} B in float32"

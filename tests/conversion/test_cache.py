@@ -118,7 +118,8 @@ def test_outputs_that_leave_as_counts_are_counted():
 def test_what_takes_outputs_is_named_by_the_layer():
     assert taker("blocks.0.att.receptance") == "sigmoids, and their products"
     assert taker("layers.1.self_attn.q_proj") == "RoPE"
-    assert taker("query") == taker("encoder.query") == OTHERS
+    assert taker("layer.0.attention.self.query") == "products of queries and keys"
+    assert taker("gate") == taker("encoder.gate") == OTHERS
 
 
 CHANGES = [

@@ -23,7 +23,7 @@ from qslm.loading.checkpoint import load_checkpoint
 from qslm.loading.outline import read_outline
 from qslm.models.causal import CausalLogits
 from qslm.models.encoder import EncoderLogits
-from qslm.spiking import Encoding, calibrate_ratio
+from qslm.spiking import Encoding, StaticSaliency, calibrate_ratio
 from qslm.spiking.layer import FloatActivations, RoundedLayer, SpikeActivations, watch
 from qslm.study.subject import Subject
 
@@ -140,6 +140,12 @@ def test_a_static_saliency_is_packed_and_follows_another_workload_when_it_is_wat
         layers[0](100 * torch.randn(600, 32, generator=torch.Generator().manual_seed(0)))
     assert [one.recalibrations for one in (layer.activations.saliency for layer in layers)] == [1] + 13 * [0]
     assert layers[0].activations.saliency.saliency.ratio == pytest.approx(0.05, abs=0.01)
+
+
+def test_an_input_without_salient_values_is_not_watched(tmp_path):
+    never = StaticSaliency(0.0, 1e9, 0.0, 0.0, 9)
+    packed("spikegpt", tmp_path, lambda seen: SpikeActivations(Encoding(), saliency=never))
+    assert watch(load_checkpoint(tmp_path).model) == []
 
 
 @pytest.mark.parametrize("path", ["blocks.0.att.key", "blocks.1.ffn.value"])

@@ -202,6 +202,14 @@ def test_a_monitor_recalibrates_after_a_drift(factor, how):
     assert monitor.recalibrations == settled
 
 
+def test_a_monitor_sees_all_tokens_of_a_large_call():
+    quiet, loud = torch.randn(2, 600, 64, generator=torch.Generator().manual_seed(0))
+    saliency = calibrate_ratio([quiet], 0.05)
+    monitor = Monitor(saliency, window=100, calibrate=lambda some: calibrate_ratio(some, 0.05))
+    found = monitor.mask(torch.cat((10 * loud, quiet)))
+    assert monitor.recalibrations >= 2 and found.shape == (1200, 64)  # to the loud ones and back
+
+
 def test_a_monitor_waits_for_a_full_window():
     monitor = Monitor(calibrate([heavy_tailed(512, 96)]), window=100)
     monitor.mask(heavy_tailed(99, 96) * 10)

@@ -77,14 +77,21 @@ def test_both_kinds_of_bits_are_chosen_and_packed(study):
     assert artifact.read(run / "artifact").file_bytes == selection.allocation.footprint().file
 
 
-def test_the_account_of_the_study_is_that_of_the_packed_model(study):
+def test_the_account_of_the_study_is_that_of_the_packed_model(study, slots):
     """Its matrices are counted as the spiking layers that they were while the selected allocation was applied."""
-    run, selection, _, task = study
+    run, selection, opened, task = study
     told = json.loads((run / ENERGY).read_text())
     assert "missing" not in told
     packed = load_checkpoint(run / "artifact").model
     meter = meter_calls(packed, task_calls(packed, task, 1024), 1024)
     found = per_token(meter.layers, load_table(), Terms.of(selection.allocation), Placement())
+    with Ledger.read(run / folders.LEDGER) as ledger:
+        keys = {row.note: row.key for row in ledger.rows("search")}
+    wide, narrow = (told["candidates"][keys[f"whole network at int8-sym-row-a{bits}"]] for bits in (8, 3))
+    assert wide["decode"]["compute_pj"] > 1.02 * narrow["decode"]["compute_pj"]
+    floats = meter_calls(load_checkpoint(slots[0]).model, task_calls(opened.model, task, 1024), 1024)
+    expected = per_token(floats.layers, load_table(), Terms(), Placement())
+    assert told["candidates"][keys["the float network"]]["decode"] == pytest.approx(expected["decode"])
     mine = told["candidates"][selection.allocation.key]
     assert {name: pytest.approx(one) for name, one in mine.items()} == found and told["spike_share"] > 0.5
 

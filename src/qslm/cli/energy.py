@@ -1,5 +1,6 @@
 """`qslm energy`: what a model computes and moves for a token, and what that costs."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -153,12 +154,20 @@ def _terms(loaded: "Loaded", anatomy: "Anatomy", form: str | None, activations: 
 
 
 def _candidates(run: Path) -> list["Row"]:
-    """What a study measured to the end, in its order. Raises LedgerError."""
+    """What a study measured to the end, in its order. Raises LedgerError, EnergyError where they read spike counts."""
+    from qslm.errors import EnergyError
     from qslm.evaluation import Ledger
     from qslm.folders import LEDGER
+    from qslm.formats import Format
 
     with Ledger.read(run / LEDGER) as ledger:
-        return [row for row in ledger.rows("search") if row.evaluation.complete]
+        rows = [row for row in ledger.rows("search") if row.evaluation.complete]
+    if any(Format.parse(text).activations for row in rows for text in json.loads(row.allocation)["sites"].values()):
+        raise EnergyError(
+            f"The candidates of {run} read spike counts of other bits each, and this model is metered with one form.",
+            f"Look into the report of the study, or {run}/energy.json: each was metered there.",
+        )
+    return rows
 
 
 def _described(row: "Row") -> dict[str, Any]:

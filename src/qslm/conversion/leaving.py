@@ -15,6 +15,17 @@ TAKERS = {
     "gate_proj": "SiLU or GELU, and its product",
     "up_proj": "SiLU or GELU, and its product",
     "down_proj": "residual additions, before a norm",
+    "query": "products of queries and keys",
+    "key": "products of queries and keys",
+    "value": "the mixture by softmax",
+    "q_lin": "products of queries and keys",
+    "k_lin": "products of queries and keys",
+    "v_lin": "the mixture by softmax",
+    "out_lin": "residual additions, before a norm",
+    "lin1": "SiLU or GELU, and its product",
+    "lin2": "residual additions, before a norm",
+    "output.dense": "residual additions, before a norm",
+    "intermediate.dense": "SiLU or GELU, and its product",
     "att.key": "exponentials of WKV",
     "att.value": "sums of WKV",
     "att.receptance": "sigmoids, and their products",
@@ -29,7 +40,7 @@ OTHERS = "operations on numbers"  # in networks whose layers have other names
 def taker(path: str) -> str:
     """What takes the outputs of a layer as numbers."""
     *_, parent, name = ("", *path.split("."))
-    return TAKERS.get(name) or TAKERS.get(f"{parent}.{name}", OTHERS)
+    return TAKERS.get(f"{parent}.{name}") or TAKERS.get(name, OTHERS)
 
 
 def shares(outputs: Mapping[str, tuple[int, int]]) -> dict[str, float]:

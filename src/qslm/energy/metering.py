@@ -20,7 +20,7 @@ from qslm.energy.terms import Layer
 from qslm.models import spikegpt
 from qslm.models.causal import is_attention
 from qslm.models.neurons import LIF, Neuron
-from qslm.spiking.encoding import SpikeCounts
+from qslm.spiking.encoding import SpikeCounts, index_bytes
 from qslm.spiking.layer import Activations, Record, RoundedLayer, SpikeActivations
 from qslm.spiking.rivals import OUTLIER_BITS, AtomLike, RoundToNearest, SpikeLlmLike
 from qslm.spiking.slot import computing
@@ -209,7 +209,7 @@ def _rounded(meter: Meter, module: RoundedLayer, given: dict[Any, Any], _: Tenso
 
 
 def _of_spikes(form: SpikeActivations, counts: SpikeCounts) -> dict[str, Any]:
-    """The fields of spikes: indices are a uint16 a salient value and two int32 a token, with one more a tensor."""
+    """The fields of spikes: indices are where the lists of a token begin."""
     dynamic = form.saliency is None
     shifts, updates = _steps(form.windows, counts)
     return {
@@ -219,7 +219,7 @@ def _of_spikes(form: SpikeActivations, counts: SpikeCounts) -> dict[str, Any]:
         "detects": (2 * SELECTION + 1, 1) if dynamic else (1, 1),
         "shifts": shifts,
         "updates": updates,
-        "index_bytes": 2 * int(counts.salient.sum()) + 4 * (2 * len(counts.counts) + 1),
+        "index_bytes": index_bytes(len(counts.counts)),
     }
 
 

@@ -88,7 +88,8 @@ class Rounded(Layer):
         if machine == FLOATING:
             moved["activations"] = 2 * (self.inputs + outputs)
             return Operations(add_counts(products, self._biases()), moved)
-        moved |= {"activations": self.input_bytes - self.index_bytes + leaving, "indices": self.index_bytes}
+        read = self.inputs * bits_of(terms.activations) / 8 if self.kind == "float" else self.input_bytes
+        moved |= {"activations": read - self.index_bytes + leaving, "indices": self.index_bytes}
         if machine == RAN:
             moved["sums"] = 8 * (self.out * self.updates + outputs * self._most)
             if self.fired_bits is not None:
@@ -158,6 +159,8 @@ class Rounded(Layer):
 
     def _encoding(self) -> dict[Operation, float]:
         """Detection, steps and rounding, once for all layers that read the same tensor."""
+        if self.kind == "float":  # as it ran; integer machines round it here
+            return quantization(self.inputs, self.tokens)
         compares, subtractions = self.detects
         found = quantization(self.encoded, self.encoded_tokens * self.groups)
         found[plain("compare", "float32")] += compares * self.encoded

@@ -26,7 +26,7 @@ from qslm.spiking.saliency import THRESHOLD, activations, salient_ratio
 from qslm.spiking.saliency import salient as find_salient
 
 MOST_EXPONENT = 24  # 127 * 2^24 is the last that int32 holds
-WIDEST = 1 << 16  # columns that a uint16 can name
+MASSIVE = -128  # in the list of salient counts, which reach from -127 to 127
 
 _TINY = torch.finfo(torch.float32).tiny
 _DAMAGED = "The spikes are damaged, or were stored with another encoding or width: store them again."
@@ -206,40 +206,40 @@ def stored(counts: SpikeCounts) -> dict[str, Tensor]:
     |          |                       | is bits [i b, (i + 1) b) of the stream, least significant first; unused bits  |
     |          |                       | of the last byte are 0. Code c > 0 is q = c - 2^(b - 1); code 0 is an escape: |
     |          |                       | the value is salient and stands in the list                                   |
-    | rows     | int32 (2 tokens + 1,) | entries [rows[2n], rows[2n + 1]) of the list are the salients of token n      |
-    |          |                       | that are not massive, [rows[2n + 1], rows[2n + 2]) its massive ones           |
-    | columns  | uint16 (salients,)    | where they are, ascending in each of these ranges                             |
-    | counts   | int8 (salients,)      | their counts q                                                                |
+    | rows     | int32 (tokens + 1,)   | entries [rows[n], rows[n + 1]) of the list are the salients of token n, in    |
+    |          |                       | the order of their columns                                                    |
+    | counts   | int8 (salients,)      | their counts q; -128 is an escape: the value is massive                       |
+    | heights  | int32 (tokens + 1,)   | entries [heights[n], heights[n + 1]) of the last list are the massive values  |
+    |          |                       | of token n, in the order of their columns                                     |
+    | massive  | int8 (massive,)       | their counts q                                                                |
     | step     | float32 (tokens,)     | s: a value is q s, a massive one q s 2^e                                      |
     | exponent | int8 (tokens,)        | e, 0 to 24                                                                    |
 
-    With 4 bits that is 4 + 24 r + 104 / width bits a value, r the ratio of salient values.
-
-    Raises SpikeError when the width is above 65,536, which a uint16 cannot index.
+    With 4 bits that is 4 + 8 (r + m) + 104 / width bits a value, r the ratio of salient and m of massive values: an
+    escape says where they are.
     """
-    tokens, width = counts.counts.shape
-    _check_width(width)
-    kinds = torch.stack((counts.salient & ~counts.massive, counts.massive), 1)  # (tokens, 2, width)
-    token, _, column = kinds.nonzero(as_tuple=True)
-    rows = torch.zeros(2 * tokens + 1, dtype=torch.int32, device=kinds.device)
-    rows[1:] = kinds.sum(2).reshape(-1).cumsum(0)
     dense = (counts.counts.short() + _escape(counts.encoding)).masked_fill_(counts.salient, 0)
+    listed = counts.counts.masked_fill(counts.massive, MASSIVE)
     return {
         "codes": pack(dense.to(torch.uint8), counts.encoding.bits),
-        "rows": rows.cpu(),
-        "columns": column.int().to(torch.uint16).cpu(),
-        "counts": counts.counts[token, column].cpu(),
+        "rows": _starts(counts.salient),
+        "counts": listed[counts.salient].cpu(),
+        "heights": _starts(counts.massive),
+        "massive": counts.counts[counts.massive].cpu(),
         "step": counts.step[:, 0].cpu(),
         "exponent": counts.exponents[:, 0].cpu(),
     }
 
 
 def stored_bytes(counts: SpikeCounts) -> int:
-    """The bytes of the tensors of `stored`, without making them; raises SpikeError as it does."""
-    tokens, width = counts.counts.shape
-    _check_width(width)
-    dense = packed_bytes(tokens * width, counts.encoding.bits)
-    return dense + 4 * (2 * tokens + 1) + 3 * int(counts.salient.sum()) + 5 * tokens
+    """The bytes of the tensors of `stored`, without making them."""
+    tokens, listed = len(counts.counts), int(counts.salient.sum()) + int(counts.massive.sum())
+    return packed_bytes(counts.counts.numel(), counts.encoding.bits) + index_bytes(tokens) + listed + 5 * tokens
+
+
+def index_bytes(tokens: int) -> int:
+    """Those of them that say where the lists of a token begin."""
+    return 2 * 4 * (tokens + 1)
 
 
 def from_stored(tensors: Mapping[str, Tensor], encoding: Encoding, width: int) -> SpikeCounts:
@@ -247,30 +247,19 @@ def from_stored(tensors: Mapping[str, Tensor], encoding: Encoding, width: int) -
 
     Raises SpikeError when a tensor is missing, or they are not what `stored` writes for this encoding and width.
     """
-    _check_width(width)
     types = {
-        "codes": torch.uint8, "rows": torch.int32, "columns": torch.uint16,
-        "counts": torch.int8, "step": torch.float32, "exponent": torch.int8,
+        "codes": torch.uint8, "rows": torch.int32, "counts": torch.int8, "heights": torch.int32, "massive": torch.int8,
+        "step": torch.float32, "exponent": torch.int8,
     }  # fmt: skip
     for name, dtype in types.items():
         found = tensors.get(name)
         _refuse(found is None, name, "it is missing")
         assert found is not None
         _refuse(found.dtype != dtype or found.dim() != 1, name, f"it is {found.dtype} {list(found.shape)}")
-    step, exponent, rows = tensors["step"], tensors["exponent"], tensors["rows"].long()
-    column, listed, tokens = tensors["columns"].long(), tensors["counts"], len(step)
+    step, exponent, listed, high = (tensors[name] for name in ("step", "exponent", "counts", "massive"))
+    tokens = len(step)
     _refuse(len(exponent) != tokens, "exponent", f"it has {len(exponent)} numbers for {tokens} tokens")
     _refuse(not bool((torch.isfinite(step) & (step > 0)).all()), "step", "a step is not positive and finite")
-    _refuse(len(listed) != len(column), "counts", f"it has {len(listed)} numbers for {len(column)} columns")
-    in_order = (
-        len(rows) == 2 * tokens + 1 and rows[0] == 0 and rows[-1] == len(column) and bool((rows.diff() >= 0).all())
-    )
-    _refuse(not in_order, "rows", f"they are not the ranges of {len(column)} entries and {tokens} tokens")
-    _refuse(bool((column >= width).any()), "columns", f"one is beyond the width of {width}")
-    kind = torch.repeat_interleave(torch.arange(2 * tokens), rows.diff())  # 2 token + massive
-    place = kind * width + column
-    _refuse(not bool((place.diff() > 0).all()), "columns", "they do not ascend")
-    token, in_massive = kind // 2, kind % 2 == 1
     try:
         dense = unpack(tensors["codes"], encoding.bits, tokens * width)
     except FormatError as error:
@@ -278,18 +267,26 @@ def from_stored(tensors: Mapping[str, Tensor], encoding: Encoding, width: int) -
     _refuse(unused_bits(tensors["codes"], encoding.bits, tokens * width) != 0, "codes", "unused bits are not zero")
     counts = (dense.short() - _escape(encoding)).to(torch.int8).reshape(tokens, width)
     mask = (dense == 0).reshape(tokens, width)
+    _refuse(len(listed) != int(mask.sum()), "counts", f"it has {len(listed)} numbers for {int(mask.sum())} escapes")
+    _refuse(not torch.equal(tensors["rows"], _starts(mask)), "rows", "they are not where the tokens' escapes begin")
     massive = torch.zeros_like(mask)
-    massive[token[in_massive], column[in_massive]] = True
-    covered = torch.zeros_like(mask)
-    covered[token, column] = True
-    _refuse(len(column) != int(mask.sum()) or not torch.equal(covered, mask), "codes", "escapes and list disagree")
-    _refuse(bool((listed.short().abs() > encoding.most_salient).any()), "counts", "one is beyond the encoding")
+    massive[mask] = listed == MASSIVE
+    _refuse(len(high) != int(massive.sum()), "massive", f"it has {len(high)} numbers for {int(massive.sum())} escapes")
+    _refuse(not torch.equal(tensors["heights"], _starts(massive)), "heights", "they are not where massive values begin")
+    counts[mask], counts[massive] = listed, high
+    _refuse(bool((counts[mask].short().abs() > encoding.most_salient).any()), "counts", "one is beyond the encoding")
     _refuse(bool(((exponent < 0) | (exponent > MOST_EXPONENT)).any()), "exponent", "one is not within 0 to 24")
     _refuse(
         not torch.equal(exponent > 0, massive.any(1)), "exponent", "it is not above 0 just where values are massive"
     )
-    counts[token, column] = listed
     return SpikeCounts(encoding, counts, mask, massive, exponent[:, None], step[:, None])
+
+
+def _starts(mask: Tensor) -> Tensor:
+    """Where the entries of each token begin in a list of what a mask (tokens, width) marks: int32 (tokens + 1,)."""
+    starts = torch.zeros(len(mask) + 1, dtype=torch.int32)
+    starts[1:] = mask.sum(1).cumsum(0)
+    return starts
 
 
 def _massive(magnitudes: Tensor, token: Tensor, steps: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
@@ -346,14 +343,6 @@ def _check_mask(mask: Tensor, rows: Tensor) -> None:
         raise SpikeError(
             f"The mask of salient values is {mask.dtype} {tuple(mask.shape)}, not bool {tuple(rows.shape)}.",
             "Make it from the same activations.",
-        )
-
-
-def _check_width(width: int) -> None:
-    if not 1 <= width <= WIDEST:
-        raise SpikeError(
-            f"Activations of width {width:,} cannot be stored: the list of salient values has 1 to {WIDEST:,} columns.",
-            "Split the layer into narrower ones.",
         )
 
 

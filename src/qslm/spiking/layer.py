@@ -207,13 +207,13 @@ def _shifts(rounded: QuantizedTensor) -> tuple[Tensor, int] | tuple[None, None]:
 def watch(model: nn.Module) -> list[Monitor]:
     """Put a monitor in the place of every static saliency of a network, one an input: it follows the workload.
 
-    Calibrated again, a saliency finds the share of salient values that it found before. What a network gives then
-    depends on what it was given before.
+    Calibrated again, a saliency finds the share of salient values that it found before; one that found none keeps as it
+    is, and has no monitor. What a network gives then depends on what it was given before.
     """
     forms = {layer.activations for layer in model.modules() if isinstance(layer, RoundedLayer)}
     monitors = []
     for form in forms:
-        if isinstance(form, SpikeActivations) and isinstance(form.saliency, StaticSaliency):
+        if isinstance(form, SpikeActivations) and isinstance(form.saliency, StaticSaliency) and form.saliency.ratio > 0:
             form.saliency = Monitor(form.saliency, calibrate=partial(calibrate_ratio, ratio=form.saliency.ratio))
             monitors.append(form.saliency)
     return monitors

@@ -181,12 +181,13 @@ class Monitor:
 
         Raises SpikeError as `activations` does, and when the width is another one than before.
         """
-        rows = activations(x)
-        found = _beyond(rows, self.saliency.center, self.saliency.reach)
-        self._keep(rows, found.float().mean(-1))
-        if self.drifted:
-            self.recalibrated()
-        return found.reshape(x.shape)
+        found = []
+        for rows in activations(x).split(self.window):  # so that no token of a large call goes unseen
+            found.append(_beyond(rows, self.saliency.center, self.saliency.reach))
+            self._keep(rows, found[-1].float().mean(-1))
+            if self.drifted:
+                self.recalibrated()
+        return torch.cat(found).reshape(x.shape) if found else torch.zeros_like(x, dtype=torch.bool)
 
     @property
     def ratio(self) -> float:

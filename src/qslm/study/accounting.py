@@ -2,7 +2,8 @@
 
 Operations are counted while the network with the selected allocation runs over calibration text, and priced by the
 table that ships. What every other candidate would take is priced with the same activity (derived), as
-`qslm energy --study` does it with that of the model it is given.
+`qslm energy --study` does it with that of the model it is given; but where its layers read other spike counts, the
+network is metered with it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -41,16 +42,23 @@ def account(evaluator: Evaluator, selected: Allocation, judged: Iterable[Judged]
 
 
 def _account(evaluator: Evaluator, selected: Allocation, judged: Iterable[Judged]) -> dict[str, Any]:
-    evaluator.apply(selected)
-    meter = _metered(evaluator.model, evaluator.task)
+    meters: dict[tuple[int, ...], Meter] = {}
     table, placement = load_table(), Placement()
-    return {
-        "split": calibration_split(evaluator.task),
-        **statement(meter, evaluator.anatomy, table, Terms.of(selected), placement),
-        "candidates": {
-            one.allocation.key: per_token(meter.layers, table, Terms.of(one.allocation), placement) for one in judged
-        },
+
+    def metered(allocation: Allocation) -> Meter:
+        read = tuple(fmt.activations for _, fmt in allocation.items())
+        if read not in meters:
+            evaluator.apply(allocation)
+            meters[read] = _metered(evaluator.model, evaluator.task)
+        return meters[read]
+
+    told = statement(metered(selected), evaluator.anatomy, table, Terms.of(selected), placement)
+    candidates = {
+        one.allocation.key: per_token(metered(one.allocation).layers, table, Terms.of(one.allocation), placement)
+        for one in judged
     }
+    evaluator.apply(selected)
+    return {"split": calibration_split(evaluator.task), **told, "candidates": candidates}
 
 
 def _metered(model: nn.Module, task: Task) -> Meter:
