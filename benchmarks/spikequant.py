@@ -101,8 +101,12 @@ def _spikellm(seen: Seen) -> SpikeLlmLike:
     return SpikeLlmLike(torch.stack(found).sum(0))
 
 
-def _atom(ratio: float, group: int | None) -> Form:
-    return lambda seen: AtomLike(seen.statistics.moment.diagonal(), ratio, group)
+def _atom(ratio: float, group: int | None, bits: int = 4) -> Form:
+    return lambda seen: AtomLike(seen.statistics.moment.diagonal(), ratio, group, bits)
+
+
+def _nearest(bits: int) -> Form:
+    return lambda seen: RoundToNearest(bits, CLIP)
 
 
 RIVALS: Mapping[str, Form] = {
@@ -110,6 +114,8 @@ RIVALS: Mapping[str, Form] = {
     **{f"Atom-like {ratio:.2%}, groups of 128": _atom(ratio, 128) for ratio in RATIOS},
     f"Atom-like {RATIOS[0]:.2%}, one group": _atom(RATIOS[0], None),
     "SpikeLLM-like 10 %": _spikellm,
+    **{f"round to nearest, {bits} bits": _nearest(bits) for bits in (5, 6)},  # of as many stored bits as ours
+    f"Atom-like {RATIOS[0]:.2%}, others 5 bits, groups of 128": _atom(RATIOS[0], 128, 5),
 }
 OURS: Mapping[str, Form] = {
     "SpikeQuant, z above 3.5": lambda seen: SpikeActivations(Encoding()),
