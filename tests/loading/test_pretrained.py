@@ -67,7 +67,7 @@ def test_token_by_token_it_answers_as_whole_windows():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"model_type": "gpt2"}, "type 'gpt2'"),
+        ({"model_type": "gpt2"}, r"type 'gpt2'. Its layers are model.layers.\*.mlp.down_proj, "),
         ({"model_type": 7}, "cannot be opened by transformers|type"),
         ({"hidden_size": -3}, "unusable|cannot be opened"),
         ({"num_hidden_layers": 1 << 30}, "unusable|cannot be opened"),

@@ -172,7 +172,10 @@ class Rounded(Layer):
 
 
 def firing(neurons: int, steps: int, spikes: int) -> Operations:
-    """What integrate-and-fire neurons do whose threshold holds the scale (`spiking.fire_events`): no rescaling at all.
+    """What integrate-and-fire neurons do whose threshold holds the scale: no rescaling at all.
+
+    They fire after the last arrival alone (derived): `spiking.fire_events`, of the same counts, also fires before it,
+    and takes back what came too early.
 
     One comparison a neuron and time step, and one subtraction of the threshold a spike.
     """

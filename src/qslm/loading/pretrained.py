@@ -1,6 +1,7 @@
 """Opening networks of `transformers`: a folder with config.json and safetensors, a GGUF file, or a packed model."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from qslm.loading.locating import Found
 from qslm.models.causal import CausalLogits
 from qslm.models.checkpoint import check_finite
 from qslm.models.encoder import EncoderLogits
-from qslm.models.pretrained import ENCODER, Kind, NetworkConfig
+from qslm.models.pretrained import ENCODER, KINDS, Kind, NetworkConfig
+from qslm.models.shapes import read_shapes
 
 INSTALL = "Install what opens it: pip install 'qslm[llama]'."
 
 Network = CausalLogits | EncoderLogits
+MOST_NAMED = 12  # layers of a network that is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +163,12 @@ def _given(path: Path) -> dict[str, Any]:
 def _read_config(path: Path) -> NetworkConfig:
     with _by_transformers(path) as transformers:
         found = transformers.AutoConfig.from_pretrained(**_given(path))
-    config = NetworkConfig.of(found, str(path))
+    try:
+        config = NetworkConfig.of(found, str(path))
+    except CheckpointError as error:
+        if any(getattr(found, "model_type", None) in kind.sizes for kind in KINDS):
+            raise
+        raise CheckpointError(f"{error.problem} {_layers(path)}".strip(), error.remedy) from error
     classes = config.network.get("architectures") or [config.kind.ending]
     if not any(str(name).endswith(config.kind.ending) for name in classes):
         raise CheckpointError(
@@ -168,6 +176,15 @@ def _read_config(path: Path) -> NetworkConfig:
             f"Fine-tune and save it as one: a class that ends in {config.kind.ending}.",
         )
     return config
+
+
+def _layers(path: Path) -> str:
+    """Which matrices the blocks of a network have, in a sentence; empty where its file does not tell."""
+    shapes = {} if path.suffix == folders.GGUF else read_shapes(_files(path)[0]) or {}
+    matrices = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2]
+    found = dict.fromkeys(re.sub(r"\d+", "*", name) for name in matrices)
+    shown = [name for name in found if "*" in name][:MOST_NAMED]
+    return f"Its layers are {', '.join(shown)}." if shown else ""
 
 
 @contextmanager

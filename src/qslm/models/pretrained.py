@@ -98,7 +98,8 @@ class NetworkConfig:
         if not isinstance(network, dict) or model_type not in known:
             raise CheckpointError(
                 f"{origin} describes a network of type {str(model_type)[:64]!r}.",
-                f"Known are a SpikeGPT and, by transformers, {', '.join(known)} (qslm.models.pretrained).",
+                f"Known are a SpikeGPT and, by transformers, {', '.join(known)}; register another in KINDS of "
+                "qslm.models.pretrained, if its layers are torch.nn.Linear.",
             )
         found = cls(network)
         _check_sizes(network, found.kind.sizes[model_type], origin)
