@@ -25,6 +25,7 @@ THRESHOLD = 3.5  # modified z-score
 CONSISTENCY = 0.6745  # MAD / standard deviation of a normal distribution
 MEAN_CONSISTENCY = 1.2533  # standard deviation / mean absolute deviation of a normal distribution
 WINDOW = 512  # tokens that a monitor judges
+PASSAGE = 128  # tokens that are alike
 ERRORS = 5.0  # standard errors by which a drifted ratio is off
 
 
@@ -105,8 +106,8 @@ def threshold_for(samples: Iterable[Tensor], ratio: float) -> float:
 class StaticSaliency:
     """One center and one reach for all tokens: x is salient where |x - center| > reach. Both are float32 numbers.
 
-    `ratio` is the share that is salient in the calibration samples, `spread` its standard deviation between tokens
-    and `tokens` their number: what a `Monitor` holds the workload against.
+    `ratio` is the share that is salient in the calibration samples, `spread` its standard deviation between tokens, or
+    between passages of them, and `tokens` their number: what a `Monitor` holds the workload against.
     """
 
     center: float
@@ -150,9 +151,9 @@ class Monitor:
         |ratio - expected| > errors * s * sqrt(1 / window + 1 / calibration tokens)
 
     s is the standard deviation of the ratio between the tokens of the calibration, not the binomial one: salient
-    values of a token come together. It counts as one value of a token at least. Tokens that follow each other are
-    alike, so the true error is larger than this; hence 5 standard errors by default. All of it is derived: the paper
-    leaves this as future work.
+    values of a token come together, and so do those of a passage, which counts where it says more. It counts as one
+    value of a token at least. Longer passages than these are alike too, so the true error is larger than this; hence 5
+    standard errors by default. All of it is derived: the paper leaves this as future work.
     """
 
     def __init__(
@@ -281,8 +282,17 @@ def _above(scores: Tensor, ratio: float) -> float:
 
 def _measured(rows: Tensor, center: float, reach: float) -> StaticSaliency:
     ratios = _beyond(rows, center, reach).double().mean(1)
-    spread = float(ratios.std()) if len(ratios) > 1 else 0.0
-    return StaticSaliency(center, reach, float(ratios.mean()), spread, len(ratios))
+    return StaticSaliency(center, reach, float(ratios.mean()), _spread(ratios), len(ratios))
+
+
+def _spread(ratios: Tensor) -> float:
+    """The standard deviation between tokens that foretells how means of many differ: tokens of a passage are alike.
+
+    That of PASSAGE tokens each, times the root of their number, where there are some and it is the larger (derived).
+    """
+    whole = ratios[: len(ratios) // PASSAGE * PASSAGE].reshape(-1, PASSAGE).mean(1)
+    found = [float(some.std()) * size**0.5 for some, size in ((ratios, 1), (whole, PASSAGE)) if len(some) > 1]
+    return max(found, default=0.0)
 
 
 def _pooled(samples: Iterable[Tensor]) -> Tensor:
