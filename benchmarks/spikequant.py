@@ -55,6 +55,7 @@ from qslm.evaluation import evaluate
 from qslm.formats import Format
 from qslm.formats.staging import write_bytes
 from qslm.models.causal import CausalLogits
+from qslm.models.hadamard import Turn
 from qslm.spiking import Encoding, threshold_for
 from qslm.spiking.cache import DYNAMIC, STATIC, hold
 from qslm.spiking.layer import FloatActivations, Record, SpikeActivations
@@ -302,9 +303,10 @@ def linear_layers(model: nn.Module) -> set[str]:
 
 
 def energy(model: nn.Module, task: Task, machine: str, paths: set[str]) -> dict[str, dict[str, float]]:
-    """pJ a token of some layers, counted on one batch of the report split."""
+    """pJ a token of some layers, and of online rotations, counted on one batch of the report split."""
     with metered(model) as meter:
         task.losses(model, task.batches("report")[0])
+    paths = paths | {path for path, module in model.named_modules() if isinstance(module, Turn)}
     layers, table = [layer for layer in meter.layers if layer.path in paths], load_table()
     found = {}
     for scenario in SCENARIOS:

@@ -17,6 +17,7 @@ from qslm.energy.rounded import Rounded
 from qslm.formats import Format
 from qslm.models.causal import CausalLogits
 from qslm.models.encoder import EncoderLogits
+from qslm.models.hadamard import Rotation, Turn
 from qslm.models.neurons import IF, SpikeTrace
 from qslm.spiking import (
     BIT_PLANES,
@@ -426,3 +427,11 @@ def test_what_is_not_known_is_named():
 def test_a_rounded_layer_prints_its_rate_of_time_steps():
     layer = Rounded(path="x", out=1, width=4, format=Format.parse("int4-sym-row"), kind="spikes", bits=4, wide_bits=8)
     assert layer.rate == 0
+
+
+def test_a_rotation_that_is_applied_online_is_counted():
+    rotation = Rotation.of(24)
+    model = nn.Sequential(nn.Linear(24, 24, bias=False), Turn(rotation))
+    layers, meter, _ = counted(model, torch.randn(5, 24), calls=1)
+    work = layers["1"].operations(RAN, TERMS)
+    assert work.counts == {ADD: 5 * rotation.additions, plain("multiply", "float32"): 5 * 24} and meter.unseen == ()

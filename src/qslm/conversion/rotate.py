@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qslm.conversion.llama import Llama
 from qslm.errors import CheckpointError
-from qslm.models.hadamard import Rotation
+from qslm.models.hadamard import Rotation, Turn
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,6 @@ class Rotated:
     heads: Rotation
     untied_bytes: int
     inner: Rotation | None
-
-
-class Turn(nn.Module):
-    """Applies a rotation online, to x (..., width)."""
-
-    def __init__(self, rotation: Rotation) -> None:
-        super().__init__()
-        self.rotation = rotation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x R."""
-        return self.rotation.apply(x)
 
 
 @torch.no_grad()

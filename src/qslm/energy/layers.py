@@ -151,3 +151,15 @@ class Elementwise(Layer):
     def _work(self, machine: str, terms: Terms) -> Operations:
         kinds = ("exponential", "add", "divide", "multiply") if self.smooth else ("compare",)
         return Operations({plain(kind, "float32"): self.values for kind in kinds})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turning(Layer):
+    """A Hadamard rotation that is applied online: additions of a token, and one product a value, which scales it."""
+
+    width: int
+    additions: int
+
+    def _work(self, machine: str, terms: Terms) -> Operations:
+        added, scaled = self.tokens * self.additions, self.tokens * self.width
+        return Operations({plain("add", "float32"): added, plain("multiply", "float32"): scaled})

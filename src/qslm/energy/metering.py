@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from qslm.energy.attention import Attention
-from qslm.energy.layers import ChannelMixing, Elementwise, Embedding, Neurons, Norm, TimeMixing
+from qslm.energy.layers import ChannelMixing, Elementwise, Embedding, Neurons, Norm, TimeMixing, Turning
 from qslm.energy.matrix import Matrix
 from qslm.energy.rounded import SELECTION, Rounded
 from qslm.energy.terms import Layer
 from qslm.models import spikegpt
 from qslm.models.causal import is_attention
+from qslm.models.hadamard import Turn
 from qslm.models.neurons import LIF, Neuron
 from qslm.spiking.encoding import SpikeCounts, index_bytes
 from qslm.spiking.layer import Activations, Record, RoundedLayer, SpikeActivations
@@ -342,10 +343,20 @@ def _elementwise(meter: Meter, module: nn.Module, given: dict[Any, Any], output:
     )
 
 
+def _turning(meter: Meter, module: Turn, given: dict[Any, Any], output: Tensor) -> Layer:
+    return Turning(
+        path=meter.path(module),
+        tokens=_tokens(output),
+        width=output.shape[-1],
+        additions=module.rotation.additions,
+    )
+
+
 _COUNTERS: tuple[tuple[type[nn.Module], Any], ...] = (
     (RoundedLayer, _rounded),
     (nn.Linear, _matrix),
     (nn.Embedding, _embedding),
+    (Turn, _turning),
     (nn.LayerNorm, _norm),
     (Neuron, _neurons),
     (spikegpt.TimeMixing, _time_mixing),

@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import isqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGEST_BASE = 256  # an online rotation multiplies by the base's matrix, so it stays small
 
@@ -110,3 +110,15 @@ def _paley(order: int) -> Tensor:
     return torch.cat(
         (torch.cat((core + identity, core - identity), 1), torch.cat((core - identity, -core - identity), 1))
     )
+
+
+class Turn(nn.Module):
+    """Applies a rotation online, to x (..., width)."""
+
+    def __init__(self, rotation: Rotation) -> None:
+        super().__init__()
+        self.rotation = rotation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x R."""
+        return self.rotation.apply(x)
