@@ -19,7 +19,8 @@ INTEGERS = [
     for scale in ("", "-s32", "-s8")
     if (grain, scale) != ("tensor", "-s8")
 ]
-formats = st.sampled_from([*INTEGERS, FLOAT32, FLOAT16, BFLOAT16, SIGN])
+SHIFTED = [Format.parse(f"int{bits}-sym-{grain}-p2") for bits in range(2, 8) for grain in ("g32", "g128")]
+formats = st.sampled_from([*INTEGERS, *SHIFTED, FLOAT32, FLOAT16, BFLOAT16, SIGN])
 shapes = st.lists(st.integers(1, 70), min_size=2, max_size=2).map(tuple) | st.just((3, 5, 7))
 
 
@@ -39,9 +40,10 @@ def random_tensor(format: Format, shape: tuple[int, ...], seed: int) -> Quantize
     grid = format.scale_shape(rows, columns)
     scales, step = (torch.rand(grid, generator=generator) + 0.01).to(scale_dtype(format)), None
     if format.has_step:
-        step = torch.exp2(torch.randint(-149, 90, (1,), generator=generator).float())
+        step = torch.exp2(torch.randint(-149, 90, format.step_shape(rows), generator=generator).float())
         step *= 1 + torch.rand(1, generator=generator)
-        scales = multiples(torch.randint(1, 256, grid, generator=generator), step)
+        low, high = (0, format.most_shift) if format.scale_type == "power" else (1, 255)
+        scales = multiples(torch.randint(low, high + 1, grid, generator=generator), step, format)
     zeros = draw(0, format.highest, grid) if format.has_zeros else None
     codes = draw(format.lowest, format.highest, (rows, columns))
     return QuantizedTensor(format, shape, codes, scales, zeros, step=step)

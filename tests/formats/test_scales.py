@@ -40,7 +40,7 @@ def test_a_scale_is_the_smallest_stored_number_not_below(exact, format):
 @settings(max_examples=300, deadline=None)
 def test_codes_of_8_bits_follow_again_from_their_products(step):
     codes, one = torch.arange(1, HIGHEST + 1), torch.tensor([step])
-    assert torch.equal(scale_codes(multiples(codes, one), one), codes.to(torch.uint8))
+    assert torch.equal(scale_codes(multiples(codes, one, EIGHT), one, EIGHT), codes.to(torch.uint8))
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-300, 1e36), min_size=1, max_size=20).filter(any))
@@ -49,9 +49,9 @@ def test_scales_of_8_bits_are_the_next_multiples_of_a_step_that_reaches_them_all
     exact = torch.tensor([values], dtype=torch.float64)
     step = scale_step(exact, EIGHT)
     scales = stored_scales(exact, EIGHT, "w", step)
-    codes = scale_codes(scales, step)
+    codes = scale_codes(scales, step, EIGHT)
     assert step.dtype == scales.dtype == torch.float32 and step.shape == (1,)
-    assert torch.equal(multiples(codes, step), scales) and int(codes.min()) >= 1
+    assert torch.equal(multiples(codes, step, EIGHT), scales) and int(codes.min()) >= 1
     assert bool((scales.double() >= exact).all())
     above = stored_scales(exact, SINGLE, "w").double()  # the next float32 numbers
     assert bool(((codes.double() - 1) * step.double() < above).all())
@@ -62,7 +62,7 @@ def test_scales_of_8_bits_are_the_next_multiples_of_a_step_that_reaches_them_all
 def test_scales_of_8_bits_end_at_the_highest_code():
     step = scale_step(torch.tensor([[2.0]]).double(), EIGHT)
     scales = stored_scales(torch.tensor([[5.0, 1e30, 1.0, 0.0]]).double(), EIGHT, "w", step)
-    assert scale_codes(scales, step).tolist() == [[255, 255, 128, 1]]
+    assert scale_codes(scales, step, EIGHT).tolist() == [[255, 255, 128, 1]]
 
 
 def test_other_scales_have_no_step_and_zeros_one_of_1():
