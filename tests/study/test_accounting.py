@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from networks.listeners import Talkative
 from networks.spikegpt import random_spikegpt
 from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
@@ -21,17 +22,6 @@ from qslm.search import Options
 from qslm.study import accounting, search
 
 WIDE = Budget(None, 90.0, "points")
-
-
-class Loud:
-    def __init__(self):
-        self.heard = []
-
-    def track(self, items, total, description):
-        yield from items
-
-    def message(self, text):
-        self.heard.append(text)
 
 
 class Own(nn.Module):
@@ -72,7 +62,7 @@ def read(run, name="energy.json"):
 def find(run, model, budget=WIDE, progress=None, **options):
     task = Agreement(model)
     options = Options(**{"strategy": "uniform", "precisions": (8, 4), **options})
-    return search(model, task, budget=budget, output=run, options=options, progress=progress or Loud())
+    return search(model, task, budget=budget, output=run, options=options, progress=progress or Talkative())
 
 
 def test_the_account_is_of_the_selection_and_of_all_candidates(tmp_path):
@@ -116,7 +106,7 @@ def test_a_search_that_accepts_nothing_leaves_no_account(tmp_path):
 
 
 def test_a_network_of_unknown_matrices_has_a_sentence_in_place_of_an_account(tmp_path):
-    listener = Loud()
+    listener = Talkative()
     selection = find(tmp_path, Classifier(own=True), progress=listener)
     assert selection.artifact.is_dir()
     found = read(tmp_path)
@@ -140,7 +130,7 @@ def test_metering_that_fails_does_not_fail_the_search(tmp_path, monkeypatch, err
 
 
 def test_an_account_that_cannot_be_written_does_not_fail_the_search(tmp_path):
-    class Blocking(Loud):
+    class Blocking(Talkative):
         """Puts a folder where the file would be, once the search is on."""
 
         def message(self, text):

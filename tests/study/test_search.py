@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks.encoder import SpikingEncoder
+from networks.listeners import Talkative
 from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
 
@@ -28,19 +29,6 @@ RISE = Budget(max_bytes=None, max_loss=0.05, kind="relative")
 def tiered(**options):
     """The paper's search, every evaluation whole."""
     return Options(strategy="tiered", early=False, **options)
-
-
-class Talkative:
-    """A listener that keeps what it hears."""
-
-    def __init__(self):
-        self.heard = []
-
-    def track(self, items, total, description):
-        yield from items
-
-    def message(self, text):
-        self.heard.append(text)
 
 
 def read(run, name):
