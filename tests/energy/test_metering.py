@@ -337,6 +337,7 @@ def test_a_llama_is_counted_with_its_cache():
     assert work.counts[mac("float16", "float16", "float16")] == 2 * 4 * 6 * seen
     assert work.counts[plain("exponential", "float32")] == 6 * seen
     assert work.bytes["state"] == (7 + seen) * 2 * 2 * 2 * 4
+    assert attention[0].in_windows(7) == attention[0] and attention[0].in_windows(1024).pairs == 7 * 1025 // 2
     norms = sum(1 for path in layers if "norm" in path)
     assert norms == 5 and sum(isinstance(one, Matrix) for one in layers.values()) == 15
 
@@ -353,6 +354,7 @@ def test_an_encoder_sees_all_of_a_sentence_and_rotates_nothing(kind):
     assert work.counts[mac("float16", "float16", "float16")] == 2 * 4 * 6 * 2 * 7 * 7
     assert work.counts[plain("exponential", "float32")] == 6 * 2 * 7 * 7
     assert work.total("mac") == 2 * 4 * 6 * 2 * 7 * 7  # none of a rotation
+    assert attention[0].in_windows(7) == attention[0] and attention[0].in_windows(1024).pairs == 14 * 1024
     assert work.counts[plain("multiply", "float32")] == 14 * 24
     assert sum(isinstance(one, Norm) for one in layers.values()) == 5
     smooth = [one for one in layers.values() if isinstance(one, Elementwise)]

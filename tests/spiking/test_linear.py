@@ -204,6 +204,10 @@ def test_spike_counts_are_the_requantized_output(bias):
 def test_fixed_point_rounds_half_away_from_zero():
     units = torch.tensor([2.5, -2.5, 0.4, -0.4, 0.5, -0.5, -3.0, 1.6, -1.6], dtype=torch.float64)
     assert fixed_point(units / (1 << FRACTION), "It").tolist() == [3, -3, 0, 0, 1, -1, -3, 2, -2]
+    odd = 2**53 - 1  # whose sum with a half is no float64
+    below = 0.49999999999999994  # the same
+    units = torch.tensor([odd, -odd, below, -below], dtype=torch.float64)
+    assert fixed_point(units / (1 << FRACTION), "It").tolist() == [odd, -odd, 0, 0]
 
 
 def test_thresholds_hold_the_scales():

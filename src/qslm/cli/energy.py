@@ -144,9 +144,16 @@ def _terms(loaded: "Loaded", anatomy: "Anatomy", form: str | None, activations: 
     """How the numbers are held: as the model file has them, or as --format says."""
     from qslm.allocation import Allocation
     from qslm.energy import Terms
+    from qslm.errors import EnergyError
     from qslm.formats import Format
+    from qslm.spiking.layer import RoundedLayer
 
     if form is not None:
+        if any(isinstance(one, RoundedLayer) for one in loaded.model.modules()):
+            raise EnergyError(
+                f"{loaded.name} holds integers already, and --format {form[:40]} would count them as others.",
+                "Leave --format out, or give the network that it was made of.",
+            )
         return Terms.of(Allocation.uniform(anatomy, Format.parse(form)), activations)
     if loaded.allocation is not None:
         return Terms.of(Allocation.from_json(anatomy, loaded.allocation), activations)

@@ -10,7 +10,7 @@ from qslm.cli.options import BinaryEmbedding, Checkpoint, Data, File, Json, Thre
 from qslm.cli.output import print_json, print_table
 from qslm.cli.progress import Listener
 from qslm.errors import SpikeError
-from qslm.folders import named
+from qslm.folders import check_ahead, named
 
 if TYPE_CHECKING:
     from qslm.spike import Spiked
@@ -108,6 +108,7 @@ def spike(
 
     [bold]qslm spike spikegpt-mini --float-weights -o mini-slots[/bold]
     """
+    check_ahead(output, "packing")
     from qslm.spike import SpikeOptions
     from qslm.spike import spike as convert
     from qslm.spiking import Encoding

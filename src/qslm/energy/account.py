@@ -41,14 +41,19 @@ class Placement:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A pass of the network over some tokens, which reads the weights once."""
+    """A pass of the network over some tokens, which reads the weights once.
+
+    window: of how many tokens it is a window, where attention sees others; None: those of the calls that were metered,
+    so that a token is decoded at their mean position.
+    """
 
     name: str
     tokens: int
+    window: int | None = None
 
 
 DECODE = Scenario("decode", 1)
-PREFILL = Scenario("prefill", 1024)
+PREFILL = Scenario("prefill", 1024, window=1024)
 SCENARIOS = (DECODE, PREFILL)
 
 
@@ -135,7 +140,8 @@ def make_account(
         )
     operations = {}
     for layer in layers:
-        done = layer.operations(machine, terms)
+        seen = layer if scenario.window is None else layer.in_windows(scenario.window)
+        done = seen.operations(machine, terms)
         once = Operations({}, {"weights": done.bytes.get("weights", 0)})
         moved = {what: count for what, count in done.bytes.items() if what != "weights"}
         operations[layer.path] = Operations(done.counts, moved).times(scenario.tokens / tokens) + once

@@ -1,6 +1,7 @@
 """Softmax attention beside its matrices, and what it keeps: keys and values of all tokens before."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from qslm.energy.operations import Operation, Operations, add_counts, mac, plain, quantization
 from qslm.energy.terms import FLOATING, Layer, Terms, bits_of, counted
@@ -11,6 +12,7 @@ from qslm.models.hadamard import Rotation
 class Attention(Layer):
     """Softmax attention without its matrices, with keys and values in FP16: heads, key and value heads, head_dim.
 
+    causal: a token sees those before it and itself; otherwise all of its window.
     pairs: of a token and one that it sees, itself included. A pair and head take 2 head_dim macs and an exponential,
     a token and head one quotient and head_dim products; a rotation of a position, where there is one (`rotary`), a
     product and a mac a value. The cache is written once a token and read once a pair.
@@ -25,10 +27,15 @@ class Attention(Layer):
     heads: int
     kv_heads: int
     head_dim: int
+    causal: bool = True
     rotary: bool = True
     cache_bits: int | None = None
     dynamic_values: bool = False
     pairs: int = counted()
+
+    def in_windows(self, tokens: int) -> Self:
+        """The same tokens in windows of so many: all of a window are seen, or those before and itself."""
+        return replace(self, pairs=self.tokens * (tokens + 1) // 2 if self.causal else self.tokens * tokens)
 
     def _work(self, machine: str, terms: Terms) -> Operations:
         pairs, outputs = self.pairs * self.heads, self.tokens * self.heads * self.head_dim

@@ -321,6 +321,7 @@ def _encoder_attention(meter: Meter, module: Any, given: dict[Any, Any], output:
         heads=width // head,
         kv_heads=width // head,
         head_dim=head,
+        causal=False,
         rotary=False,
         pairs=rows * length * length,
     )

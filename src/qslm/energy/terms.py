@@ -77,6 +77,10 @@ class Layer(ABC):
         """What a machine does for all tokens, in one pass that reads the weights once."""
         return self._work(machine, terms) + Operations({}, {"weights": self.weight_bytes(machine, terms)})
 
+    def in_windows(self, tokens: int) -> Self:
+        """As if its tokens had come in windows of so many, for work that grows with their square."""
+        return self
+
     @abstractmethod
     def _work(self, machine: str, terms: Terms) -> Operations:
         """The operations, and the bytes that are moved for each token."""

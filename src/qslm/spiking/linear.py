@@ -208,7 +208,9 @@ def fixed_point(numbers: Tensor, what: str) -> Tensor:
                 "The steps of this layer and the next do not suit each other: calibrate them again.",
             )
     scaled = numbers.mul_(1 << FRACTION)
-    return scaled.add_(torch.copysign(scaled.new_tensor(0.5), scaled)).trunc_().long()
+    whole = scaled.trunc()
+    further = (scaled - whole).abs_() >= 0.5  # exact, as adding a half to what has no bit of a half is not
+    return whole.add_(torch.copysign(further.double(), scaled)).long()
 
 
 def fire(potentials: Tensor, thresholds: Tensor, most: int | None = None, offsets: Tensor | None = None) -> Tensor:
