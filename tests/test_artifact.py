@@ -15,6 +15,7 @@ from qslm.allocation import Allocation
 from qslm.anatomy import Anatomy, Site
 from qslm.errors import AllocationError, ArtifactError, FormatError
 from qslm.formats import BFLOAT16, FLOAT16, FLOAT32, INTEGER_BITS, SIGN, Format, header, stored_tensors
+from qslm.formats.manifest import VERSION
 from qslm.packed import read_config
 from qslm.quantizers import RoundedSites, round_site
 
@@ -22,7 +23,7 @@ ANATOMY = Anatomy(
     (
         Site("emb.weight", (17, 24), "input", "emb", binarized=True),
         Site("ln.weight", (24,), "input", "ln"),
-        Site("blocks.0.key.weight", (24, 70), "attention 0", "key"),
+        Site("blocks.0.key.weight", (140, 70), "attention 0", "key", sparse=True),
         Site("blocks.0.conv.weight", (5, 3, 7), "attention 0", "conv"),
         Site("blocks.0.decay", (1, 1, 24), "attention 0", "."),
         Site("blocks.0.mean", (), "attention 0", ".", kind="buffer"),
@@ -77,6 +78,7 @@ def test_promised_bytes_are_written_and_read_back(tmp_path, format, quantizer):
         expected = round_site(weights[site.name], chosen, quantizer).dequantize()
         assert torch.equal(read.quantized[site.name].dequantize(), expected)
         assert torch.equal(read.state_dict()[site.name], expected)
+    assert read.manifest.by_columns == ("blocks.0.key.weight",) * allocation["blocks.0.key.weight"].has_tiles
     assert read.allocation_json == allocation.to_json()
     assert Allocation.from_json(ANATOMY, read.allocation_json) == allocation
 
@@ -287,7 +289,7 @@ def test_random_damage_with_fitting_digests_never_escapes(tmp_path, original):
 
 def forge(folder, original, sites, *, tensors=None, **more):
     """A file whose header follows from any metadata at all, with zeros as data, and fitting digests."""
-    content = {"aliases": {}, "quantizer": "minmax", "sites": sites, "version": 1} | more
+    content = {"aliases": {}, "quantizer": "minmax", "sites": sites, "version": VERSION} | more
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     start = header(tensors or [], text)
     restore(folder, original | {"model.safetensors": start + bytes(64)})
@@ -323,7 +325,14 @@ HUGE = 10**30
         ({"w": ["float32", [1]]}, {"aliases": {"v": []}}, "alias"),
         ({"w": ["float32", [1]]}, {"aliases": []}, "fields"),
         ({"w": ["float32", [1]]}, {"quantizer": 7}, "fields"),
-        ({"w": ["float32", [1]]}, {"version": 2}, "version"),
+        ({"w": ["float32", [1]]}, {"version": 1}, "version"),
+        ({"w": ["float32", [1]]}, {"by_columns": ["w"]}, "by columns"),
+        ({"w": ["int10-row", [4, 4]]}, {"by_columns": ["w"]}, "by columns"),
+        ({"w": ["int4-row", [4, 4]]}, {"by_columns": ["v"]}, "by columns"),
+        ({"w": ["int4-row", [4, 4]]}, {"by_columns": [["w"]]}, "by columns"),
+        ({"w": ["int4-row", [4, 4]]}, {"by_columns": "w"}, "by columns"),
+        ({"w": ["int4-row", [4, 4]]}, {"by_columns": ["w", "w"]}, "canonical"),
+        ({"w": ["int4-row", [4, 4]]}, {"by_columns": []}, "canonical"),
         ({"w": ["float32", [1]]}, {"surplus": 2}, "canonical"),
         ([], {}, "fields"),
     ],

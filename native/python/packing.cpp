@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "layout.h"
 #include "packing.h"
 
 namespace nb = nanobind;
@@ -13,6 +14,8 @@ namespace {
 
 template <typename T> using Input = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T> using Output = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using InputMatrix = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutputMatrix = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void check(unsigned bits, unsigned widest, size_t count, size_t packed) {
     if (bits < 1 || bits > widest) {
@@ -49,6 +52,29 @@ void unpack(Input<uint8_t> packed, unsigned bits, Output<T> codes) {
     kernel(packed.data(), codes.shape(0), bits, codes.data());
 }
 
+qslm_layout layout_of(bool by_columns) {
+    return by_columns ? QSLM_BY_COLUMNS : QSLM_BY_TILES;
+}
+
+void pack_matrix(InputMatrix codes, unsigned bits, bool by_columns, Output<uint8_t> packed) {
+    check(bits, 8, codes.size(), packed.shape(0));
+    bool fits;
+    {
+        nb::gil_scoped_release release;
+        fits = qslm_pack_matrix(codes.data(), codes.shape(0), codes.shape(1), bits, layout_of(by_columns),
+                                packed.data());
+    }
+    if (!fits) {
+        throw std::invalid_argument("a code needs more than " + std::to_string(bits) + " bits");
+    }
+}
+
+void unpack_matrix(Input<uint8_t> packed, unsigned bits, bool by_columns, OutputMatrix codes) {
+    check(bits, 8, codes.size(), packed.shape(0));
+    nb::gil_scoped_release release;
+    qslm_unpack_matrix(packed.data(), codes.shape(0), codes.shape(1), bits, layout_of(by_columns), codes.data());
+}
+
 }  // namespace
 
 void bind_packing(nb::module_ &m) {
@@ -67,4 +93,9 @@ void bind_packing(nb::module_ &m) {
           nb::arg("codes").noconvert(), unpack_doc);
     m.def("unpack", unpack<uint32_t, qslm_unpack_u32>, nb::arg("packed").noconvert(), nb::arg("bits"),
           nb::arg("codes").noconvert(), unpack_doc);
+
+    m.def("pack_matrix", pack_matrix, nb::arg("codes").noconvert(), nb::arg("bits"), nb::arg("by_columns"),
+          nb::arg("packed").noconvert(), "Write codes (rows, columns) into packed (bytes,) as the kernels read them.");
+    m.def("unpack_matrix", unpack_matrix, nb::arg("packed").noconvert(), nb::arg("bits"), nb::arg("by_columns"),
+          nb::arg("codes").noconvert(), "The inverse of pack_matrix.");
 }

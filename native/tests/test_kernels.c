@@ -10,6 +10,7 @@
 
 #include "gptq.h"
 #include "memory.h"
+#include "layout.h"
 #include "packing.h"
 #include "portable.h"
 #include "recurrence.h"
@@ -166,6 +167,32 @@ static void test_packing(void) {
     packing_u8(10007, 3);
 }
 
+// Both layouts by their inverse, and every row alone; Python's tests hold the places against their definition.
+static void layout_round_trip(size_t rows, size_t columns, unsigned bits, qslm_layout layout) {
+    const size_t count = rows * columns, size = qslm_packed_size(count, bits);
+    uint8_t *codes = exactly(count), *back = exactly(count), *packed = exactly(size), *row = exactly(columns);
+    for (size_t i = 0; i < count; i++) codes[i] = (uint8_t)(random_bits() & ((1u << bits) - 1));
+    memset(packed, 0xA5, size);
+    if (!qslm_pack_matrix(codes, rows, columns, bits, layout, packed)) fail("codes do not fit", bits, layout);
+    qslm_unpack_matrix(packed, rows, columns, bits, layout, back);
+    if (memcmp(codes, back, count)) fail("unpacking a matrix is not the inverse", bits, layout);
+    for (size_t i = 0; i < rows; i++) {
+        qslm_unpack_row(packed, rows, columns, bits, layout, i, row);
+        if (memcmp(codes + i * columns, row, columns)) fail("a row differs from its matrix", (double)i, bits);
+    }
+    free(codes), free(back), free(packed), free(row);
+}
+
+static void test_layout(void) {
+    const size_t shapes[][2] = {{1, 1}, {16, 32}, {15, 31}, {17, 33}, {35, 100}, {128, 3}, {131, 5}, {300, 40}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (unsigned bits = 1; bits <= 8; bits++) {
+            layout_round_trip(shapes[i][0], shapes[i][1], bits, QSLM_BY_TILES);
+            layout_round_trip(shapes[i][0], shapes[i][1], bits, QSLM_BY_COLUMNS);
+        }
+    }
+}
+
 // ---- the exponential -----------------------------------------------------------------------------------------------
 
 static float float_of(uint32_t bits) {
@@ -229,6 +256,7 @@ int main(int count, char **arguments) {
         return 0;
     }
     test_packing();
+    test_layout();
     test_exponential(step);
     qslm_keep_freed_memory();
     if (qslm_return_freed_memory((size_t)-1) || (qslm_return_freed_memory(0) && qslm_return_freed_memory(1 << 20))) {

@@ -203,7 +203,8 @@ class Allocation:
         """What a file needs to be read without the network."""
         sites = {site.name: (format, site.shape) for site, format in self.items()}
         aliases = {alias: site.name for site in self.anatomy.sites for alias in site.aliases}
-        return Manifest(sites, aliases, self.named_quantizers)
+        by_columns = sorted(site.name for site, format in self.items() if site.sparse and format.has_tiles)
+        return Manifest(sites, aliases, self.named_quantizers, tuple(by_columns))
 
     @property
     def activation_bits(self) -> float:

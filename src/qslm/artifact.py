@@ -130,7 +130,7 @@ def _packed(sites: Mapping[str, QuantizedTensor], allocation: Allocation) -> dic
                 f"{site.name} is {rounded.format} {list(rounded.shape)}, not {format} {list(site.shape)}.",
                 "Round the sites with the allocation that is written.",
             )
-        tensors |= rounded.stored(site.name)
+        tensors |= rounded.stored(site.name, by_columns=site.sparse)
     return tensors
 
 
@@ -179,7 +179,7 @@ def verify(folder: Path | str) -> list[str]:
 def _read_sites(path: Path, manifest: Manifest) -> Iterator[tuple[str, QuantizedTensor]]:
     groups = [stored_tensors(*site, name) for name, site in manifest.sites.items()]
     for (name, site), parts in zip(manifest.sites.items(), read_tensors(path, groups), strict=True):
-        yield name, QuantizedTensor.from_stored(*site, name, parts)
+        yield name, QuantizedTensor.from_stored(*site, name, parts, by_columns=name in manifest.by_columns)
 
 
 def _read_tokenizer(path: Path, digest: object) -> str | None:

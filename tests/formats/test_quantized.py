@@ -102,11 +102,11 @@ INT5 = Format.parse("int5-g32")
 
 
 def _nan(stored):
-    stored["w.scales"][0, 0] = float("nan")
+    stored["w.scales"][0] = float("nan")
 
 
 def _negative(stored):
-    stored["w.scales"][1, 0] = -1
+    stored["w.scales"][1] = -1
 
 
 def _unused(stored):
@@ -197,3 +197,14 @@ def test_damaged_scales_of_8_bits_are_refused_by_name(damage, message):
 def test_numbers_that_are_not_finite_are_refused():
     with pytest.raises(ArtifactError, match="not finite"):
         QuantizedTensor.from_stored(FLOAT16, (1,), "w", {"w": torch.tensor([float("inf")], dtype=torch.float16)})
+
+
+@pytest.mark.parametrize("text", ["int4-row", "int3-g64", "int6-sym-g32-p2", "int5-g32-s8", "sign"])
+def test_a_tensor_by_columns_comes_back_and_takes_the_same_bytes(text):
+    tensor = random_tensor(Format.parse(text), (150, 70), seed=1)
+    here, there = tensor.stored("w"), tensor.stored("w", by_columns=True)
+    assert {name: part.numel() for name, part in here.items()} == {name: part.numel() for name, part in there.items()}
+    back = QuantizedTensor.from_stored(tensor.format, tensor.shape, "w", there, by_columns=True)
+    assert torch.equal(back.dequantize(), tensor.dequantize())
+    wrong = QuantizedTensor.from_stored(tensor.format, tensor.shape, "w", there)
+    assert not torch.equal(wrong.dequantize(), tensor.dequantize())

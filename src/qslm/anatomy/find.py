@@ -33,4 +33,5 @@ def _site(owners: list[OwnedTensor], block: str, module: str) -> Site:
     binarized = all(owner.binarized for owner in owners)
     aliases = tuple(owner.name for owner in owners[1:])
     spiking = all(owner.spiking for owner in owners)
-    return Site(first.name, tuple(first.value.shape), block, module, aliases, binarized, first.kind, spiking)
+    sparse = all(owner.sparse for owner in owners)
+    return Site(first.name, tuple(first.value.shape), block, module, aliases, binarized, first.kind, spiking, sparse)

@@ -16,7 +16,8 @@ class Site:
     """One parameter tensor, or persistent float buffer, under its state-dict key.
 
     `aliases` are the other keys of the same tensor; `binarized` says that every module that owns the tensor
-    reads only its sign, so that one bit a number stores it exactly; `spiking` that they may read spike counts.
+    reads only its sign, so that one bit a number stores it exactly; `spiking` that they may read spike counts;
+    `sparse` that most of their inputs are zero, so that it is stored column after column.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Site:
     binarized: bool = False
     kind: Literal["parameter", "buffer"] = "parameter"
     spiking: bool = False
+    sparse: bool = False
 
     @property
     def numel(self) -> int:

@@ -28,6 +28,11 @@ class OwnedTensor:
         return self.name.endswith("weight") and getattr(self.owner, "binarized", False) is True
 
     @property
+    def sparse(self) -> bool:
+        """Whether most of what the owner multiplies with it is zero."""
+        return self.name.endswith("weight") and getattr(self.owner, "sparse", False) is True
+
+    @property
     def spiking(self) -> bool:
         """Whether the owner can multiply it with spike counts."""
         return self.name.endswith("weight") and getattr(self.owner, "spiking", False) is True

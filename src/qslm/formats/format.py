@@ -139,6 +139,11 @@ class Format:
         return self.kind == "integer" and not self.symmetric
 
     @property
+    def has_tiles(self) -> bool:
+        """Whether its codes are stored as `tiles` says; wider ones are one bit stream."""
+        return self.kind != "float" and self.bits <= 8
+
+    @property
     def has_step(self) -> bool:
         """Whether its scales are multiples of one step of the whole tensor, or shifts of one of each row."""
         return self.scale_type in ("uint8", "power")

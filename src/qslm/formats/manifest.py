@@ -1,5 +1,6 @@
 """What a packed file says about itself, and the header that follows from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -8,7 +9,7 @@ from qslm.formats.format import Format
 from qslm.formats.layout import StoredTensor, canonical_json, data_bytes, header, stored_tensors
 from qslm.formats.reading import parse_object
 
-VERSION = 1
+VERSION = 2  # 1 stored codes row by row
 
 _MOST_NUMBERS = 1 << 48  # in one tensor
 _MOST_AXES = 8
@@ -19,18 +20,20 @@ _ALTERED = "The file was damaged or altered: write it again or fetch it again."
 class Manifest:
     """Format and shape of every site by its name, the site that each alias stands for, and the quantizers.
 
-    `quantizer` is the name of one, or that of every integer site where they differ.
+    `quantizer` is the name of one, or that of every integer site where they differ. `by_columns` are the names, sorted,
+    of integer sites whose codes are stored column after column, as their inputs are mostly zero.
     """
 
     sites: dict[str, tuple[Format, tuple[int, ...]]]
     aliases: dict[str, str]
     quantizer: str | dict[str, str]
+    by_columns: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Canonical JSON, the metadata of the file."""
         sites = {name: [str(format), list(shape)] for name, (format, shape) in self.sites.items()}
         content = {"aliases": self.aliases, "quantizer": self.quantizer, "sites": sites, "version": VERSION}
-        return canonical_json(content)
+        return canonical_json(content | {"by_columns": self.by_columns} if self.by_columns else content)
 
     @classmethod
     def parse(cls, text: str) -> "Manifest":
@@ -48,7 +51,8 @@ class Manifest:
         for alias, name in aliases.items():
             if not isinstance(name, str) or name not in sites or alias in sites:
                 raise ArtifactError(f"The alias {alias[:200]!r} does not stand for a site.", _ALTERED)
-        manifest = cls({name: _site(name, site) for name, site in sites.items()}, aliases, quantizer)
+        read = {name: _site(name, site) for name, site in sites.items()}
+        manifest = cls(read, aliases, quantizer, _by_columns(content.get("by_columns", []), read))
         if manifest.text() != text:
             raise ArtifactError("The metadata is not canonical JSON.", _ALTERED)
         return manifest
@@ -72,6 +76,16 @@ def _quantizer(found: object) -> str | dict[str, str] | None:
     if isinstance(found, dict):
         return found if all(isinstance(name, str) for name in found.values()) else None
     return found if isinstance(found, str) else None
+
+
+def _by_columns(found: object, sites: Mapping[str, tuple[Format, tuple[int, ...]]]) -> tuple[str, ...]:
+    """The names of sites that are stored by columns, each of at most 8 bits. Raises ArtifactError."""
+    if not isinstance(found, list):
+        raise ArtifactError("The metadata has no list of the sites that are stored by columns.", _ALTERED)
+    for name in found:
+        if not isinstance(name, str) or name not in sites or not sites[name][0].has_tiles:
+            raise ArtifactError(f"{str(name)[:200]!r} cannot be stored by columns.", _ALTERED)
+    return tuple(sorted(set(found)))
 
 
 def _site(name: str, site: object) -> tuple[Format, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 
 import torch
 
@@ -12,6 +12,7 @@ from qslm.formats.format import Format, matrix_shape
 from qslm.formats.layout import StoredTensor, stored_tensors
 from qslm.formats.packing import pack, unpack, unused_bits
 from qslm.formats.scales import multiples, powers_of_two, scale_codes, scale_problem
+from qslm.formats.tiles import pack_matrix, tiled, unpack_matrix, untiled
 
 CHUNK = 1 << 20  # numbers worked on at once: 4 MB in float32, which a cache can hold
 
@@ -58,10 +59,10 @@ class QuantizedTensor:
             numbers *= powers_of_two(-self.exponents)
         return numbers.reshape(self.shape)
 
-    def stored(self, name: str) -> dict[str, torch.Tensor]:
+    def stored(self, name: str, *, by_columns: bool = False) -> dict[str, torch.Tensor]:
         """The tensors that a file holds of it, by name; their types and shapes are `stored_tensors`.
 
-        Raises AllocationError when its columns are scaled.
+        by_columns: its codes column after column. Raises AllocationError when its columns are scaled.
         """
         if self.exponents is not None:
             raise AllocationError(
@@ -72,20 +73,26 @@ class QuantizedTensor:
             return {name: self.values}
         assert self.codes is not None
         if self.scales is None:
-            return {f"{name}.signs": pack(self.codes, 1)}
-        stored = {f"{name}.codes": pack(_offset(self.codes, self.format), self.format.bits)}
-        stored[f"{name}.scales"] = (
+            return {f"{name}.signs": pack_matrix(self.codes, 1, by_columns=by_columns)}
+        stored = {f"{name}.codes": _packed(_offset(self.codes, self.format), self.format, by_columns)}
+        stored[f"{name}.scales"] = tiled(
             self.scales if self.step is None else scale_codes(self.scales, self.step, self.format)
         )
         if self.step is not None:
             stored[f"{name}.step"] = self.step
         if self.zeros is not None:
-            stored[f"{name}.zeros"] = pack(self.zeros, self.format.bits)
+            stored[f"{name}.zeros"] = pack(tiled(self.zeros), self.format.bits)
         return stored
 
     @classmethod
     def from_stored(
-        cls, format: Format, shape: tuple[int, ...], name: str, tensors: Mapping[str, torch.Tensor]
+        cls,
+        format: Format,
+        shape: tuple[int, ...],
+        name: str,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        by_columns: bool = False,
     ) -> "QuantizedTensor":
         """The inverse of `stored`: the same bits again.
 
@@ -98,9 +105,9 @@ class QuantizedTensor:
             return cls(format, shape, values=parts[name])
         rows, columns = matrix_shape(shape)
         if format.kind == "sign":
-            codes = _unpacked(f"{name}.signs", parts, 1, rows * columns)
-            return cls(format, shape, codes=codes.reshape(rows, columns))
-        scales, step = parts[f"{name}.scales"], parts.get(f"{name}.step")
+            return cls(format, shape, codes=_unpacked(f"{name}.signs", parts, format, (rows, columns), by_columns))
+        grid = format.scale_shape(rows, columns)
+        scales, step = untiled(parts[f"{name}.scales"], grid), parts.get(f"{name}.step")
         if step is not None:
             low, high = (float(end) for end in torch.aminmax(step))  # NaN goes through
             _refuse(not 0 < low <= high < inf, f"{name}.step", f"a step of {low} to {high} is not positive and finite")
@@ -109,10 +116,10 @@ class QuantizedTensor:
             scales = multiples(scales, step, format)
         problem = scale_problem(scales, format)
         _refuse(bool(problem), f"{name}.scales", problem)
-        codes = _unpacked(f"{name}.codes", parts, format.bits, rows * columns).reshape(rows, columns)
+        codes = _unpacked(f"{name}.codes", parts, format, (rows, columns), by_columns)
         zeros = None
         if format.has_zeros:
-            zeros = _unpacked(f"{name}.zeros", parts, format.bits, scales.numel()).reshape(scales.shape)
+            zeros = untiled(_unpacked_stream(f"{name}.zeros", parts, format.bits, scales.numel()), grid)
         return cls(format, shape, codes=_recentre(codes, format), scales=scales, zeros=zeros, step=step)
 
 
@@ -162,9 +169,29 @@ def _checked(stored: StoredTensor, tensors: Mapping[str, torch.Tensor]) -> torch
     return tensor
 
 
-def _unpacked(name: str, parts: Mapping[str, torch.Tensor], bits: int, count: int) -> torch.Tensor:
-    _refuse(unused_bits(parts[name], bits, count) != 0, name, "it has unused bits that are not zero")
+def _packed(codes: torch.Tensor, format: Format, by_columns: bool) -> torch.Tensor:
+    """Codes (out, in) as a file holds them."""
+    return pack_matrix(codes, format.bits, by_columns=by_columns) if format.has_tiles else pack(codes, format.bits)
+
+
+def _unpacked(
+    name: str, parts: Mapping[str, torch.Tensor], format: Format, shape: tuple[int, int], by_columns: bool
+) -> torch.Tensor:
+    """The inverse of `_packed`: codes of `shape` (out, in)."""
+    if not format.has_tiles:
+        return _unpacked_stream(name, parts, format.bits, prod(shape)).reshape(shape)
+    _refuse_unused(name, parts[name], format.bits, prod(shape))
+    return unpack_matrix(parts[name], format.bits, shape, by_columns=by_columns)
+
+
+def _unpacked_stream(name: str, parts: Mapping[str, torch.Tensor], bits: int, count: int) -> torch.Tensor:
+    _refuse_unused(name, parts[name], bits, count)
     return unpack(parts[name], bits, count)
+
+
+def _refuse_unused(name: str, packed: torch.Tensor, bits: int, count: int) -> None:
+    """Raise ArtifactError where bits behind the last code are set; tiles are whole bytes, so only a stream has some."""
+    _refuse(unused_bits(packed, bits, count) != 0, name, "it has unused bits that are not zero")
 
 
 def _refuse(wrong: bool, name: str, problem: str) -> None:

@@ -63,6 +63,6 @@ def _site(name: str, shape: tuple[int, ...], config: SpikeGPTConfig) -> Site:
     module = name.rpartition(".")[0]
     if module.startswith("blocks."):
         _, layer, module = module.split(".", 2)
-        return Site(name, shape, f"attention {layer}", module)
+        return Site(name, shape, f"attention {layer}", module, sparse=module == "ffn.value")
     block = INPUT if module == "emb" else OUTPUT
     return Site(name, shape, block, module, binarized=module == "emb" and config.binary_embedding)

@@ -82,6 +82,12 @@ class TimeMixing(nn.Module):
         return self.output(torch.sigmoid(r) * attended).to(x.dtype), state
 
 
+class RectifiedInput(nn.Linear):
+    """A linear layer after relu, which leaves most of its inputs zero."""
+
+    sparse = True  # what `find_anatomy` sees
+
+
 class ChannelMixing(nn.Module):
     """Feed-forward: sigmoid(receptance) * value(relu(key)^2)."""
 
@@ -91,7 +97,7 @@ class ChannelMixing(nn.Module):
         self.time_mix_r = nn.Parameter(torch.full((1, 1, width), 0.5))
         self.key = nn.Linear(width, ffn_width, bias=False)
         self.receptance = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(ffn_width, width, bias=False)
+        self.value = RectifiedInput(ffn_width, width, bias=False)
 
     def forward(self, x: Tensor, last: Tensor) -> Tensor:
         """The current (batch, tokens, width) of x, of the same shape."""

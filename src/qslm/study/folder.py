@@ -104,6 +104,7 @@ def anatomy_to_dict(anatomy: Anatomy) -> dict[str, Any]:
                 "binarized": site.binarized,
                 "kind": site.kind,
                 **({"spiking": True} if site.spiking else {}),
+                **({"sparse": True} if site.sparse else {}),
             }
             for site in anatomy.sites
         ],
@@ -149,4 +150,5 @@ def _site(content: dict[str, Any]) -> Site:
         bool(content["binarized"]),
         kind,
         bool(content.get("spiking", False)),
+        bool(content.get("sparse", False)),
     )
