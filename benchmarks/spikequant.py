@@ -69,7 +69,7 @@ WINDOWS = {
 }
 QUICK = {
     "stories260K": {"calibrate": 16, "report": 32},
-    "SmolLM2-135M": {"calibrate": 16, "report": 6},
+    "SmolLM2-135M": {"calibrate": 16, "report": 4},
     "spikegpt-mini": {"calibrate": 32, "report": 32},
 }
 
