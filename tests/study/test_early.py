@@ -13,6 +13,8 @@ from networks.tasks import Agreement, NextToken
 from networks.tied import TiedNetwork
 from networks.troubled import Troubled
 
+from qslm.allocation import Allocation
+from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluator, Ledger
@@ -226,7 +228,10 @@ def test_a_loss_that_is_no_number_ends_a_study_of_single_windows_well(tmp_path):
     model = TiedNetwork()
     task = Overflowing(model, windows=12, batch=1)
     task.original, task.exchangeable = model.layers[0].key.weight.detach().clone(), True
-    search(model, task, budget=Budget(None, 0.5, "relative"), output=tmp_path, options=Options(precisions=(4, 2)))
+    exact = Allocation.float32(find_anatomy(model)).footprint().file
+    checkpoint = SimpleNamespace(name="x", model=model, tokenizer=None, config={}, digest="0", file_bytes=exact + 1)
+    options = Options(precisions=(4, 2))
+    search(checkpoint, task, budget=Budget(None, 0.5, "relative"), output=tmp_path, options=options)
     ended = [line for line in lines_of(tmp_path) if not line["complete"]]
     assert ended
     assert all(line["units"] == 2 and not line["undecided"] and not line["quality_ok"] for line in ended)

@@ -177,9 +177,10 @@ def test_where_nothing_is_accepted_the_closest_is_named_and_the_ledger_stays(enc
 
 def test_where_nothing_can_be_lowered_what_is_exact_is_the_answer(encoder, tmp_path):
     model, task = encoder
-    selection = search(
-        model, task, budget=Budget(None, 0.0, "points"), output=tmp_path, options=Options(precisions=(1,))
-    )
+    exact = Allocation.float32(find_anatomy(model)).footprint().file
+    checkpoint = SimpleNamespace(name="x", model=model, tokenizer=None, config={}, digest="0", file_bytes=exact + 1)
+    budget = Budget(None, 0.0, "points")
+    selection = search(checkpoint, task, budget=budget, output=tmp_path, options=Options(precisions=(1,)))
     assert selection.difference.loss == selection.difference.high == 0.0
     assert {str(fmt) for _, fmt in selection.allocation.items()} <= {"float32", "sign"}
 

@@ -58,7 +58,7 @@ def place(model: nn.Module, spiking: object, quantized: Mapping[str, QuantizedTe
     quantized: packed sites by name. Raises CheckpointError, which says `origin`, where they do not suit the network, or
     a site that reads spike counts is in no entry.
     """
-    linear_layers = {path: one for path, one in model.named_modules() if type(one) is nn.Linear}
+    linear_layers = {path: one for path, one in model.named_modules() if isinstance(one, nn.Linear)}
     reading = {name.removesuffix(".weight") for name, site in quantized.items() if site.format.activations}
     left = _of_attention(model) | reading
     for entry in _entries(spiking, origin):
