@@ -37,41 +37,51 @@ static size_t index_in_block(size_t row, size_t column, qslm_layout layout) {
     return layout == QSLM_BY_TILES ? column / 4 * 64 + row * 4 + column % 4 : row;
 }
 
-// The place of code i in a plane of `plane` bits: its byte, and how far it is shifted there.
-static size_t byte_in_plane(size_t i, unsigned plane, qslm_layout layout, unsigned *shift) {
-    const size_t vector = layout == QSLM_BY_TILES ? 64 : 16 * plane;
-    *shift = (unsigned)(i / vector % (8 / plane)) * plane;
-    return i / (vector * 8 / plane) * vector + i % vector;
+static size_t vector_bytes(unsigned plane, qslm_layout layout) {
+    return layout == QSLM_BY_TILES ? 64 : 16 * plane;
 }
 
 static void pack_block(const uint8_t *codes, size_t count, unsigned bits, qslm_layout layout, uint8_t *packed) {
-    unsigned low = 0, shift;
+    unsigned low = 0;
     memset(packed, 0, count / 8 * bits);
     for (unsigned plane = 8; plane > 0; plane /= 2) {
         if (!(bits & plane)) continue;
-        for (size_t i = 0; i < count; i++) {
-            const unsigned part = codes[i] >> low & ((1u << plane) - 1);
-            const size_t byte = byte_in_plane(i, plane, layout, &shift);
-            packed[byte] |= (uint8_t)(part << shift);
+        const size_t size = vector_bytes(plane, layout);
+        const uint8_t *code = codes;
+        for (size_t vector = 0; vector < count / 8 * plane / size; vector++, packed += size) {
+            for (unsigned shift = 0; shift < 8; shift += plane, code += size) {
+                for (size_t i = 0; i < size; i++) {
+                    packed[i] |= (uint8_t)((code[i] >> low & ((1u << plane) - 1)) << shift);
+                }
+            }
         }
-        packed += count / 8 * plane;
         low += plane;
     }
 }
 
-static uint8_t code_of_block(const uint8_t *packed, size_t count, unsigned bits, qslm_layout layout, size_t i) {
-    unsigned low = 0, shift, code = 0;
+static inline void unpack(const uint8_t *packed, size_t count, unsigned bits, qslm_layout layout, uint8_t *codes) {
+    unsigned low = 0;
+    memset(codes, 0, count);
     for (unsigned plane = 8; plane > 0; plane /= 2) {
         if (!(bits & plane)) continue;
-        const size_t byte = byte_in_plane(i, plane, layout, &shift);
-        code |= (packed[byte] >> shift & ((1u << plane) - 1)) << low;
-        packed += count / 8 * plane;
+        const size_t size = vector_bytes(plane, layout);
+        uint8_t *code = codes;
+        for (size_t vector = 0; vector < count / 8 * plane / size; vector++, packed += size) {
+            for (unsigned shift = 0; shift < 8; shift += plane, code += size) {
+                for (size_t i = 0; i < size; i++) {
+                    code[i] |= (uint8_t)((packed[i] >> shift & ((1u << plane) - 1)) << low);
+                }
+            }
+        }
         low += plane;
     }
-    return (uint8_t)code;
 }
 
-// Rows [first, first + high) of one block, as codes in the block's order.
+void qslm_unpack_block(const uint8_t *block, unsigned bits, qslm_layout layout, uint8_t *codes) {
+    unpack(block, layout == QSLM_BY_TILES ? MOST_CODES : QSLM_COLUMN_ROWS, bits, layout, codes);
+}
+
+// The codes of one block, from its first on, in the block's order.
 static void gather(const uint8_t *codes, size_t columns, cut_of blocks, qslm_layout layout, uint8_t *block) {
     for (size_t row = 0; row < blocks.high; row++) {
         for (size_t column = 0; column < blocks.wide; column++) {
@@ -159,46 +169,49 @@ bool qslm_pack_matrix(const uint8_t *codes, size_t rows, size_t columns, unsigne
     return fits(codes, rows * columns, bits);
 }
 
-static void unpack_block_row(const uint8_t *packed, cut_of blocks, unsigned bits, qslm_layout layout, size_t row,
-                             uint8_t *codes) {
-    for (size_t column = 0; column < blocks.wide; column++) {
-        codes[column] = code_of_block(packed, blocks.high * blocks.wide, bits, layout,
-                                      index_in_block(row, column, layout));
-    }
-}
-
-static void unpack_whole_blocks(const uint8_t *packed, cut_of blocks, unsigned bits, qslm_layout layout, size_t row,
-                                uint8_t *codes) {
-    for (size_t across = 0; across < blocks.across; across++) {
-        const uint8_t *block = packed + block_offset(blocks, bits, layout, row / blocks.high, across);
-        unpack_block_row(block, blocks, bits, layout, row % blocks.high, codes + across * blocks.wide);
+// The codes of one block from its own order into a matrix.
+static void scatter(const uint8_t *block, size_t columns, cut_of blocks, qslm_layout layout, uint8_t *codes) {
+    for (size_t row = 0; row < blocks.high; row++) {
+        for (size_t column = 0; column < blocks.wide; column++) {
+            codes[row * columns + column] = block[index_in_block(row, column, layout)];
+        }
     }
 }
 
 void qslm_unpack_matrix(const uint8_t *packed, size_t rows, size_t columns, unsigned bits, qslm_layout layout,
                         uint8_t *codes) {
     const cut_of blocks = cut(rows, columns, layout);
-    for (size_t row = 0; row < blocks.down * blocks.high; row++) {
-        unpack_whole_blocks(packed, blocks, bits, layout, row, codes + row * columns);
+    uint8_t block[MOST_CODES];
+    for (size_t down = 0; down < blocks.down; down++) {
+        for (size_t across = 0; across < blocks.across; across++) {
+            qslm_unpack_block(packed + block_offset(blocks, bits, layout, down, across), bits, layout, block);
+            scatter(block, columns, blocks, layout, codes + down * blocks.high * columns + across * blocks.wide);
+        }
     }
     stream rest = {.from = packed + qslm_rest_offset(rows, columns, bits, layout), .bits = bits};
     visit_rest(codes, rows, columns, layout, take, &rest);
 }
 
-void qslm_unpack_row(const uint8_t *packed, size_t rows, size_t columns, unsigned bits, qslm_layout layout, size_t row,
-                     uint8_t *codes) {
+void qslm_unpack_part(const uint8_t *packed, size_t rows, size_t columns, unsigned bits, qslm_layout layout, size_t row,
+                      size_t first, size_t count, uint8_t *codes) {
     const cut_of blocks = cut(rows, columns, layout);
-    const uint8_t *rest = packed + qslm_rest_offset(rows, columns, bits, layout);
     const size_t whole_rows = blocks.down * blocks.high, whole_columns = blocks.across * blocks.wide;
-    const size_t left = columns - whole_columns;
-    if (row < whole_rows) {
-        unpack_whole_blocks(packed, blocks, bits, layout, row, codes);
-        qslm_unpack_stream(rest, row * left, left, bits, codes + whole_columns);
-    } else if (layout == QSLM_BY_TILES) {
-        qslm_unpack_stream(rest, whole_rows * left + (row - whole_rows) * columns, columns, bits, codes);
-    } else {
-        for (size_t column = 0; column < columns; column++) {
-            qslm_unpack_stream(rest, column * (rows - whole_rows) + row - whole_rows, 1, bits, codes + column);
+    const size_t left = columns - whole_columns, width = row < whole_rows ? left : columns;
+    const uint8_t *rest = packed + qslm_rest_offset(rows, columns, bits, layout);
+    uint8_t block[MOST_CODES];
+    for (size_t i = 0; i < count; i++) {
+        const size_t column = first + i;
+        if (row < whole_rows && column < whole_columns) {
+            if (i == 0 || layout == QSLM_BY_COLUMNS) {
+                qslm_unpack_block(packed + block_offset(blocks, bits, layout, row / blocks.high, column / blocks.wide),
+                                  bits, layout, block);
+            }
+            codes[i] = block[index_in_block(row % blocks.high, column % blocks.wide, layout)];
+        } else if (layout == QSLM_BY_COLUMNS) {
+            qslm_unpack_stream(rest, column * (rows - whole_rows) + row - whole_rows, 1, bits, codes + i);
+        } else {
+            const size_t before = row < whole_rows ? row * left : whole_rows * left + (row - whole_rows) * columns;
+            qslm_unpack_stream(rest, before + column - (columns - width), 1, bits, codes + i);
         }
     }
 }

@@ -40,9 +40,12 @@ bool qslm_pack_matrix(const uint8_t *codes, size_t rows, size_t columns, unsigne
 void qslm_unpack_matrix(const uint8_t *packed, size_t rows, size_t columns, unsigned bits, qslm_layout layout,
                         uint8_t *codes);
 
-// The codes of one row, columns of them; what an embedding reads of its matrix.
-void qslm_unpack_row(const uint8_t *packed, size_t rows, size_t columns, unsigned bits, qslm_layout layout, size_t row,
-                     uint8_t *codes);
+// Columns [first, first + count) of one row. By tiles they lie in one block of columns or behind the last.
+void qslm_unpack_part(const uint8_t *packed, size_t rows, size_t columns, unsigned bits, qslm_layout layout, size_t row,
+                      size_t first, size_t count, uint8_t *codes);
+
+// The codes of one block in its order: QSLM_TILE_ROWS * QSLM_BLOCK_COLUMNS by tiles, QSLM_COLUMN_ROWS by columns.
+void qslm_unpack_block(const uint8_t *block, unsigned bits, qslm_layout layout, uint8_t *codes);
 
 // Where the codes that fill no block begin, in bytes.
 size_t qslm_rest_offset(size_t rows, size_t columns, unsigned bits, qslm_layout layout);

@@ -177,7 +177,10 @@ static void layout_round_trip(size_t rows, size_t columns, unsigned bits, qslm_l
     qslm_unpack_matrix(packed, rows, columns, bits, layout, back);
     if (memcmp(codes, back, count)) fail("unpacking a matrix is not the inverse", bits, layout);
     for (size_t i = 0; i < rows; i++) {
-        qslm_unpack_row(packed, rows, columns, bits, layout, i, row);
+        for (size_t first = 0; first < columns; first += QSLM_BLOCK_COLUMNS) {
+            const size_t part = columns - first < QSLM_BLOCK_COLUMNS ? columns - first : QSLM_BLOCK_COLUMNS;
+            qslm_unpack_part(packed, rows, columns, bits, layout, i, first, part, row + first);
+        }
         if (memcmp(codes + i * columns, row, columns)) fail("a row differs from its matrix", (double)i, bits);
     }
     free(codes), free(back), free(packed), free(row);
