@@ -11,12 +11,6 @@ static const qslm_kernels *const BUILT[] = {
 #if defined(QSLM_HAVE_AVX512)
     &qslm_avx512_kernels,
 #endif
-#if defined(QSLM_HAVE_AVX2)
-    &qslm_avx2_kernels,
-#endif
-#if defined(QSLM_HAVE_NEON)
-    &qslm_neon_dot_kernels, &qslm_neon_kernels,
-#endif
     &qslm_scalar_kernels,
 };
 enum { BUILT_COUNT = sizeof BUILT / sizeof *BUILT };

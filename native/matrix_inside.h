@@ -6,6 +6,10 @@
 
 #include "matrix.h"
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(QSLM_ONE_TARGET)
+#define QSLM_HAVE_AVX512
+#endif
+
 // The products of one instruction set: rows [first, last) of y (tokens, rows), for matrices of integers and signs. The
 // first row is a multiple of 16 by tiles and of 128 by columns; so is the last, or it is that of the matrix.
 typedef struct {
@@ -15,8 +19,10 @@ typedef struct {
     void (*by_columns)(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last, float *y);
 } qslm_kernels;
 
-extern const qslm_kernels qslm_scalar_kernels, qslm_avx512_kernels, qslm_avx2_kernels, qslm_neon_kernels,
-    qslm_neon_dot_kernels;
+extern const qslm_kernels qslm_scalar_kernels, qslm_avx512_kernels;
+
+// The sum of `count` codes of a bit stream, from code `first` on, times as many numbers.
+int32_t qslm_stream_product(const uint8_t *stream, size_t first, size_t count, unsigned bits, const int8_t *token);
 
 // IEEE float16 and bfloat16 to float32; exact.
 static inline float qslm_half(const uint8_t *from) {

@@ -31,7 +31,7 @@ static void add_block(const uint8_t *packed, unsigned bits, const int8_t *token,
     }
 }
 
-static int32_t stream_product(const uint8_t *stream, size_t first, size_t count, unsigned bits, const int8_t *token) {
+int32_t qslm_stream_product(const uint8_t *stream, size_t first, size_t count, unsigned bits, const int8_t *token) {
     uint8_t codes[QSLM_BLOCK_COLUMNS];
     int32_t sum = 0;
     for (size_t done = 0; done < count; done += QSLM_BLOCK_COLUMNS) {
@@ -57,7 +57,7 @@ static void multiply_tile(const qslm_matrix *matrix, const int8_t *token, float 
         const int32_t sum = sum_of(token, start, end);
         for (size_t row = 0; row < QSLM_TILE_ROWS; row++) {
             if (column < end) {
-                sums[row] += stream_product(rest, (first + row) * left, left, matrix->bits, token + whole);
+                sums[row] += qslm_stream_product(rest, (first + row) * left, left, matrix->bits, token + whole);
             }
             y[first + row] = qslm_add_group(matrix, first + row, group, sums[row], sum, y[first + row]);
         }
@@ -76,7 +76,7 @@ static void multiply_last_row(const qslm_matrix *matrix, const int8_t *token, fl
     float total = 0.0f;
     for (size_t group = 0; group < qslm_groups(matrix); group++) {
         const size_t start = group * matrix->group, end = end_of_group(matrix, group);
-        const int32_t codes = stream_product(rest, first + start, end - start, matrix->bits, token + start);
+        const int32_t codes = qslm_stream_product(rest, first + start, end - start, matrix->bits, token + start);
         total = qslm_add_group(matrix, row, group, codes, sum_of(token, start, end), total);
     }
     y[row] = total * scale;

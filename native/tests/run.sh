@@ -9,7 +9,7 @@ trap 'rm -rf "$folder"' EXIT
 warnings="-std=c11 -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off"  # OpenMP is optional
 openmp=
 if echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$folder/openmp" 2>/dev/null; then openmp=-fopenmp; fi
-sources="tests/test_kernels.c recurrence.c packing.c layout.c matrix.c matrix_scalar.c threads.c gptq.c memory.c"
+sources="tests/test_kernels.c recurrence.c packing.c layout.c matrix.c matrix_scalar.c matrix_avx512.c threads.c gptq.c memory.c"
 # -D_DEFAULT_SOURCE: -std=c11 alone hides nothing that the kernels need, but some C libraries' mallopt.
 $CC $warnings -O1 -g -D_DEFAULT_SOURCE -DQSLM_ONE_TARGET -fno-omit-frame-pointer \
     -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -I. $sources -lm -lpthread -o "$folder/checked" &

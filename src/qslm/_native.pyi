@@ -30,3 +30,34 @@ def gptq(
     codes: Tensor,
     threads: int,
 ) -> None: ...
+
+class Threads:
+    def __init__(self, count: int) -> None: ...
+
+class Matrix:
+    def __init__(
+        self,
+        *,
+        kind: int,
+        bits: int,
+        symmetric: bool,
+        by_columns: bool,
+        scale_type: int,
+        rows: int,
+        columns: int,
+        group: int,
+        one_scale: bool,
+        codes: NDArray[Any],
+        scales: NDArray[Any],
+        zeros: NDArray[Any],
+        step: NDArray[Any],
+    ) -> None: ...
+    def multiply(
+        self, codes: NDArray[Any], scales: NDArray[Any], y: NDArray[Any], threads: Threads | None = None
+    ) -> None: ...
+    def multiply_floats(self, tokens: NDArray[Any], y: NDArray[Any], threads: Threads | None = None) -> None: ...
+    def read_row(self, row: int, values: NDArray[Any]) -> None: ...
+
+def round_token(x: NDArray[Any], codes: NDArray[Any]) -> float: ...
+def kernels() -> list[str]: ...
+def choose_kernels(name: str | None) -> None: ...

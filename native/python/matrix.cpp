@@ -1,0 +1,157 @@
+// Packed matrices for Python: the buffers of a stored site, times tokens. Sizes are checked here.
+#include "matrix.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "packing.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T> using Input1 = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T> using Input2 = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <typename T> using Output1 = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T> using Output2 = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void require(bool fits, const std::string &what) {
+    if (!fits) {
+        throw std::invalid_argument(what);
+    }
+}
+
+class Threads {
+public:
+    explicit Threads(unsigned count) : pool(qslm_start_threads(count)) {}
+    ~Threads() { qslm_stop_threads(pool); }
+    Threads(const Threads &) = delete;
+    Threads &operator=(const Threads &) = delete;
+    qslm_threads *pool;
+};
+
+size_t scale_bytes(qslm_scale_type type) {
+    return type == QSLM_SCALE_FLOAT32 ? 4 : type == QSLM_SCALE_FLOAT16 ? 2 : 1;
+}
+
+class Matrix {
+public:
+    // kind and scale_type: the numbers of qslm_kind and qslm_scale_type.
+    Matrix(int kind, unsigned bits, bool symmetric, bool by_columns, int scale_type, size_t rows, size_t columns,
+           size_t group, bool one_scale, Bytes codes, Bytes scales, Bytes zeros, Bytes step)
+        : held{codes, scales, zeros, step} {
+        matrix.kind = static_cast<qslm_kind>(kind);
+        matrix.bits = bits;
+        matrix.symmetric = symmetric;
+        matrix.layout = by_columns ? QSLM_BY_COLUMNS : QSLM_BY_TILES;
+        matrix.scale_type = static_cast<qslm_scale_type>(scale_type);
+        matrix.rows = rows;
+        matrix.columns = columns;
+        matrix.group = group;
+        matrix.one_scale = one_scale;
+        matrix.codes = codes.data();
+        matrix.scales = scales.data();
+        matrix.zeros = symmetric ? nullptr : zeros.data();
+        matrix.step = step.data();
+        check();
+    }
+
+    void multiply(Input2<int8_t> codes, Input1<float> scales, Output2<float> y, const Threads *threads) const {
+        const size_t count = codes.shape(0);
+        require(codes.shape(1) >= matrix.columns && codes.shape(1) % 64 == 0, "the stride of the tokens is too short");
+        require(scales.shape(0) == count && y.shape(0) == count && y.shape(1) == matrix.rows, "the shapes differ");
+        require(matrix.kind == QSLM_INTEGER || matrix.kind == QSLM_SIGN, "a matrix of floats takes floats");
+        const qslm_tokens tokens = {codes.data(), codes.shape(1), scales.data(), count};
+        nb::gil_scoped_release release;
+        qslm_multiply(&matrix, &tokens, nullptr, y.data(), threads ? threads->pool : nullptr);
+    }
+
+    void multiply_floats(Input2<float> tokens, Output2<float> y, const Threads *threads) const {
+        require(tokens.shape(1) == matrix.columns && y.shape(0) == tokens.shape(0) && y.shape(1) == matrix.rows,
+                "the shapes differ");
+        nb::gil_scoped_release release;
+        qslm_multiply_floats(&matrix, tokens.data(), tokens.shape(0), y.data(), threads ? threads->pool : nullptr);
+    }
+
+    void read_row(size_t row, Output1<float> values) const {
+        require(row < matrix.rows && values.shape(0) == matrix.columns, "there is no such row");
+        qslm_read_row(&matrix, row, values.data());
+    }
+
+private:
+    void check() const {
+        const size_t count = matrix.rows * matrix.columns;
+        require(matrix.columns > 0 && matrix.columns <= QSLM_MOST_COLUMNS, "too many columns");
+        require(matrix.kind <= QSLM_BFLOAT16 && matrix.scale_type <= QSLM_SCALE_SHIFTS, "no such kind");
+        if (matrix.kind >= QSLM_FLOAT32) {
+            require(held[0].size() == count * (matrix.kind == QSLM_FLOAT32 ? 4 : 2), "the values have another size");
+            return;
+        }
+        require(matrix.bits >= 1 && matrix.bits <= 8, "bits is not 1 to 8");
+        require(held[0].size() == qslm_packed_size(count, matrix.bits), "the codes have another size");
+        if (matrix.kind == QSLM_SIGN) {
+            require(matrix.bits == 1 && matrix.group == matrix.columns, "signs have one bit and no groups");
+            return;
+        }
+        require(matrix.group == matrix.columns || (matrix.group >= 32 && matrix.group % 32 == 0), "odd groups");
+        const size_t groups = (matrix.columns + matrix.group - 1) / matrix.group;
+        const size_t grid = matrix.one_scale ? 1 : matrix.rows * groups;
+        require(held[1].size() == grid * scale_bytes(matrix.scale_type), "the scales have another size");
+        require(matrix.symmetric || held[2].size() == qslm_packed_size(grid, matrix.bits), "odd zero points");
+        const size_t steps = matrix.scale_type == QSLM_SCALE_STEPS    ? 1
+                             : matrix.scale_type == QSLM_SCALE_SHIFTS ? matrix.rows
+                                                                      : 0;
+        require(held[3].size() == 4 * steps, "the steps have another size");
+    }
+
+    qslm_matrix matrix{};
+    Bytes held[4]; // codes, scales, zeros, step
+};
+
+float round_token(Input1<float> x, Output1<int8_t> codes) {
+    require(codes.shape(0) >= x.shape(0), "the codes are too few");
+    return qslm_round_token(x.data(), x.shape(0), codes.shape(0), codes.data());
+}
+
+std::vector<std::string> kernels() {
+    std::vector<std::string> names;
+    for (const char *const *name = qslm_kernel_names(); *name != nullptr; name++) {
+        names.emplace_back(*name);
+    }
+    return names;
+}
+
+void choose_kernels(std::optional<std::string> name) {
+    require(qslm_choose_kernels(name ? name->c_str() : nullptr), "no such kernels on this machine");
+}
+
+}  // namespace
+
+void bind_matrix(nb::module_ &m) {
+    nb::class_<Threads>(m, "Threads", "A pool of threads that share the rows of a product.")
+        .def(nb::init<unsigned>(), nb::arg("count"));
+    nb::class_<Matrix>(m, "Matrix", "A packed matrix (rows, columns).")
+        .def(nb::init<int, unsigned, bool, bool, int, size_t, size_t, size_t, bool, Bytes, Bytes, Bytes, Bytes>(),
+             nb::kw_only(), nb::arg("kind"), nb::arg("bits"), nb::arg("symmetric"), nb::arg("by_columns"),
+             nb::arg("scale_type"), nb::arg("rows"), nb::arg("columns"), nb::arg("group"), nb::arg("one_scale"),
+             nb::arg("codes"), nb::arg("scales"), nb::arg("zeros"), nb::arg("step"))
+        .def("multiply", &Matrix::multiply, nb::arg("codes").noconvert(), nb::arg("scales").noconvert(),
+             nb::arg("y").noconvert(), nb::arg("threads").none() = nb::none(),
+             "Products y (tokens, rows) of int8 tokens (tokens, stride) with scales (tokens,).")
+        .def("multiply_floats", &Matrix::multiply_floats, nb::arg("tokens").noconvert(), nb::arg("y").noconvert(),
+             nb::arg("threads").none() = nb::none(), "Products y (tokens, rows) of float tokens (tokens, columns).")
+        .def("read_row", &Matrix::read_row, nb::arg("row"), nb::arg("values").noconvert(), "One row as floats.");
+    m.def("round_token", round_token, nb::arg("x").noconvert(), nb::arg("codes").noconvert(),
+          "Round a token to int8; returns its scale.");
+    m.def("kernels", kernels, "The names of the kernels that this machine can run, best first.");
+    m.def("choose_kernels", choose_kernels, nb::arg("name").none(), "Use these kernels; None: the best.");
+}
