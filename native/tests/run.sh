@@ -10,6 +10,9 @@ warnings="-std=c11 -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off"
 openmp=
 if echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$folder/openmp" 2>/dev/null; then openmp=-fopenmp; fi
 sources="tests/test_kernels.c recurrence.c packing.c gptq.c memory.c"
+$CC $warnings -Wpedantic -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
+    -I. tests/test_json.c json.c error.c -o "$folder/json"
+"$folder/json"
 # -D_DEFAULT_SOURCE: -std=c11 alone hides nothing that the kernels need, but some C libraries' mallopt.
 $CC $warnings -O1 -g -D_DEFAULT_SOURCE -DQSLM_ONE_TARGET -fno-omit-frame-pointer \
     -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -I. $sources -lm -o "$folder/checked" &
