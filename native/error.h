@@ -1,4 +1,4 @@
-// What was wrong, in words.
+// What went wrong, in words for the user: what, where, the numbers.
 #ifndef QSLM_ERROR_H
 #define QSLM_ERROR_H
 
@@ -9,13 +9,17 @@ extern "C" {
 #endif
 
 typedef struct {
-    char text[256]; // terminated; a sentence with its full stop
+    char text[256]; // ends in 0; a longer message is cut
 } qslm_error;
 
 #if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
+#define QSLM_PRINTF(FORMAT, FIRST) __attribute__((format(printf, FORMAT, FIRST)))
+#else
+#define QSLM_PRINTF(FORMAT, FIRST)
 #endif
-bool qslm_fail(qslm_error *error, const char *format, ...); // returns false; error may be NULL
+
+// Writes the message, as printf does, where `error` is not NULL. Always returns false: `return qslm_fail(error, ...);`.
+bool qslm_fail(qslm_error *error, const char *format, ...) QSLM_PRINTF(2, 3);
 
 #ifdef __cplusplus
 }

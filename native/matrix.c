@@ -83,17 +83,6 @@ static float total_of(float *lanes) {
     return lanes[0];
 }
 
-static float value_at(const qslm_matrix *matrix, size_t index) {
-    switch (matrix->kind) {
-    case QSLM_FLOAT32:
-        return qslm_single(matrix->codes + 4 * index);
-    case QSLM_FLOAT16:
-        return qslm_half(matrix->codes + 2 * index);
-    default:
-        return qslm_brain(matrix->codes + 2 * index);
-    }
-}
-
 static bool is_float(const qslm_matrix *matrix) {
     return matrix->kind != QSLM_INTEGER && matrix->kind != QSLM_SIGN;
 }
@@ -101,7 +90,7 @@ static bool is_float(const qslm_matrix *matrix) {
 // Columns [first, first + count) of a row as floats, those of one block by tiles or fewer.
 static void read_part(const qslm_matrix *matrix, size_t row, size_t first, size_t count, float *values) {
     if (is_float(matrix)) {
-        for (size_t i = 0; i < count; i++) values[i] = value_at(matrix, row * matrix->columns + first + i);
+        for (size_t i = 0; i < count; i++) values[i] = qslm_value_at(matrix, row * matrix->columns + first + i);
         return;
     }
     uint8_t codes[QSLM_BLOCK_COLUMNS];

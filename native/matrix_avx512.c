@@ -50,15 +50,15 @@ INLINE __m512 sixteen_scales(const qslm_matrix *matrix, size_t first, size_t gro
 }
 
 // Sixteen zero points out of their bit stream: eight of b bits are b bytes.
-INLINE __m512i sixteen_zeros(const qslm_matrix *matrix, size_t first, size_t group) {
-    if (matrix->symmetric) return _mm512_set1_epi32(1 << (matrix->bits - 1));
+INLINE __m512i sixteen_zeros(const qslm_matrix *matrix, unsigned bits, size_t first, size_t group) {
+    if (matrix->symmetric) return _mm512_set1_epi32(1 << (bits - 1));
     if (matrix->one_scale) return _mm512_set1_epi32(qslm_zero(matrix, first, group));
     const size_t index = first * qslm_groups(matrix) + group * QSLM_TILE_ROWS;
-    const uint64_t mask = 0x0101010101010101u * ((1u << matrix->bits) - 1);
-    const uint8_t *from = matrix->zeros + index / 8 * matrix->bits;
+    const uint64_t mask = 0x0101010101010101u * ((1u << bits) - 1);
+    const uint8_t *from = matrix->zeros + index / 8 * bits;
     uint64_t low = 0, high = 0;
-    memcpy(&low, from, matrix->bits);
-    memcpy(&high, from + matrix->bits, matrix->bits);
+    memcpy(&low, from, bits);
+    memcpy(&high, from + bits, bits);
     return _mm512_cvtepu8_epi32(_mm_set_epi64x((int64_t)_pdep_u64(high, mask), (int64_t)_pdep_u64(low, mask)));
 }
 
@@ -167,7 +167,7 @@ INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, u
         for (unsigned tile = 0; tile < tiles; tile++) {
             const size_t row = first + tile * QSLM_TILE_ROWS;
             const __m512 scales = sixteen_scales(matrix, row, group);
-            const __m512i zeros = sixteen_zeros(matrix, row, group);
+            const __m512i zeros = sixteen_zeros(matrix, bits, row, group);
             for (unsigned i = 0; i < count; i++) {
                 __m512i codes = sums[tile][i];
                 if (group + 1 == groups && whole < matrix->columns) {
@@ -337,7 +337,7 @@ INLINE void multiply_columns(const part_of *part, unsigned bits, size_t first, s
             in_order(sums + i, rows);
             for (size_t j = 0; j < 4; j++) {
                 const size_t row = first + (i + j) * 16;
-                const __m512i zeros = sixteen_zeros(matrix, row, group);
+                const __m512i zeros = sixteen_zeros(matrix, bits, row, group);
                 const __m512i exact = exact_sums(matrix, rows[j], zeros, part->sums[0][group]);
                 const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), sixteen_scales(matrix, row, group));
                 totals[i + j] = _mm512_add_ps(totals[i + j], scaled);

@@ -56,6 +56,18 @@ static inline float qslm_single(const uint8_t *from) {
     return value;
 }
 
+// A number of a float matrix.
+static inline float qslm_value_at(const qslm_matrix *matrix, size_t index) {
+    switch (matrix->kind) {
+    case QSLM_FLOAT32:
+        return qslm_single(matrix->codes + 4 * index);
+    case QSLM_FLOAT16:
+        return qslm_half(matrix->codes + 2 * index);
+    default:
+        return qslm_brain(matrix->codes + 2 * index);
+    }
+}
+
 static inline size_t qslm_groups(const qslm_matrix *matrix) {
     return (matrix->columns + matrix->group - 1) / matrix->group;
 }

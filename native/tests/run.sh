@@ -9,12 +9,17 @@ trap 'rm -rf "$folder"' EXIT
 warnings="-std=c11 -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off"  # OpenMP is optional
 openmp=
 if echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$folder/openmp" 2>/dev/null; then openmp=-fopenmp; fi
-sources="tests/test_kernels.c recurrence.c packing.c layout.c matrix.c matrix_scalar.c matrix_avx512.c threads.c gptq.c memory.c"
+kernels="recurrence.c packing.c layout.c gptq.c memory.c"
+engine="error.c json.c file.c format.c layout.c packing.c matrix.c matrix_scalar.c matrix_avx512.c threads.c"
+sources="tests/test_kernels.c $kernels"
+checks="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+$CC $warnings -Wpedantic $checks -I. tests/test_json.c json.c error.c -o "$folder/json"
+"$folder/json"
 # -D_DEFAULT_SOURCE: -std=c11 alone hides nothing that the kernels need, but some C libraries' mallopt.
 $CC $warnings -O1 -g -D_DEFAULT_SOURCE -DQSLM_ONE_TARGET -fno-omit-frame-pointer \
-    -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -I. $sources -lm -lpthread -o "$folder/checked" &
+    -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -I. $sources -lm -o "$folder/checked" &
 checked=$!
-$CC $warnings -O3 -D_DEFAULT_SOURCE $openmp -I. $sources -lm -lpthread -o "$folder/shipped" &
+$CC $warnings -O3 -D_DEFAULT_SOURCE $openmp -I. $sources -lm -o "$folder/shipped" &
 shipped=$!
 wait $checked
 wait $shipped
