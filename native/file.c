@@ -164,12 +164,14 @@ static bool read_site(reading *state, qslm_json *json, qslm_site *site) {
     uint64_t shape[MOST_AXES] = {0}, rows, columns;
     unsigned axes = 0;
     qslm_json_enter_array(json);
-    if (!qslm_json_next_element(json) || !qslm_json_string(json, &format)) return false;
+    if (!qslm_json_next_element(json)) return qslm_json_fail(json, "a site has no format");
+    if (!qslm_json_string(json, &format)) return false;
     if (!qslm_read_format(format.text, format.size, &site->matrix)) {
         return qslm_fail(state->error, "The engine does not run %.*s in %.*s: pack it with at most 8 bits.",
                          shown(site->name_size), site->name, shown(format.size), format.text);
     }
-    if (!qslm_json_next_element(json) || !read_shape(json, shape, &axes)) return false;
+    if (!qslm_json_next_element(json)) return qslm_json_fail(json, "a site has no shape");
+    if (!read_shape(json, shape, &axes)) return false;
     if (qslm_json_next_element(json)) return qslm_json_fail(json, "a site has more than a format and a shape");
     flatten(shape, axes, &rows, &columns);
     const bool coded = site->matrix.kind == QSLM_INTEGER || site->matrix.kind == QSLM_SIGN;

@@ -42,6 +42,8 @@ static const qslm_kernels *kernels(void) {
     return chosen;
 }
 
+enum { WORTH_SHARING = 1 << 18 }; // products: fewer are done before another thread has woken up
+
 // ---- integers -----------------------------------------------------------------------------------------------------
 
 float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *codes) {
@@ -142,8 +144,9 @@ void qslm_multiply(const qslm_matrix *matrix, const qslm_tokens *tokens, const f
         return;
     }
     product one = {matrix, tokens, NULL, 0, y};
+    const bool small = matrix->rows * matrix->columns * tokens->tokens < WORTH_SHARING;
     const size_t grain = matrix->layout == QSLM_BY_TILES ? 4 * QSLM_TILE_ROWS : QSLM_COLUMN_ROWS;
-    qslm_share(threads, matrix->rows, grain, multiply_integers, &one);
+    qslm_share(small ? NULL : threads, matrix->rows, grain, multiply_integers, &one);
 }
 
 void qslm_read_row(const qslm_matrix *matrix, size_t row, float *values) {

@@ -1,0 +1,285 @@
+// Loading, running by chunks, and the state; the networks themselves are graphs.
+#include "model.h"
+
+#include <string.h>
+
+#include "matrix_inside.h"
+#include "model_inside.h"
+#include "portable.h"
+
+enum { MOST_LAYERS = 4096, MOST_WORDS = 1 << 24, MOST_CHUNK = 4096, LINE = 64 };
+#define MAGIC 0x716d6c73u // "qslm" turned round
+
+static const qslm_graph *const GRAPHS[] = {&qslm_spikegpt};
+
+// What a saved state begins with.
+typedef struct {
+    uint32_t magic, reserved;
+    uint64_t bytes, tokens;
+} state_header;
+
+static size_t lines(size_t bytes) {
+    return (bytes + LINE - 1) / LINE * LINE + LINE;
+}
+
+// ---- config.json --------------------------------------------------------------------------------------------------
+
+static bool is_size(int64_t size, int64_t most) {
+    return size > 0 && size <= most;
+}
+
+static bool read_sizes(qslm_bytes config, qslm_model *model, qslm_json_span *architecture, qslm_error *error) {
+    qslm_json json = qslm_json_open((const char *)config.start, config.size, error);
+    qslm_json_span key;
+    int64_t vocabulary = 0, width = 0, layers = 0, ffn_width = 0, context = 1024, classes = 0;
+    model->binary_embedding = true;
+    qslm_json_enter_object(&json);
+    while (qslm_json_next_member(&json, &key)) {
+        if (qslm_json_equals(key, "architecture")) qslm_json_string(&json, architecture);
+        else if (qslm_json_equals(key, "vocabulary_size")) qslm_json_int64(&json, &vocabulary);
+        else if (qslm_json_equals(key, "width")) qslm_json_int64(&json, &width);
+        else if (qslm_json_equals(key, "layers")) qslm_json_int64(&json, &layers);
+        else if (qslm_json_equals(key, "ffn_width")) qslm_json_int64(&json, &ffn_width);
+        else if (qslm_json_equals(key, "context_length")) qslm_json_int64(&json, &context);
+        else if (qslm_json_equals(key, "binary_embedding")) qslm_json_bool(&json, &model->binary_embedding);
+        else if (qslm_json_equals(key, "classes") && qslm_json_peek(&json) != QSLM_JSON_NULL) {
+            qslm_json_int64(&json, &classes);
+            if (classes < 1) return qslm_fail(error, "config.json says %lld classes.", (long long)classes);
+        } else {
+            qslm_json_skip(&json, NULL);
+        }
+    }
+    if (!qslm_json_close(&json)) return false;
+    if (!is_size(vocabulary, MOST_WORDS) || !is_size(width, QSLM_MOST_COLUMNS) || !is_size(layers, MOST_LAYERS) ||
+        !is_size(ffn_width, QSLM_MOST_COLUMNS) || !is_size(context, MOST_WORDS) || classes > MOST_WORDS) {
+        return qslm_fail(error, "config.json has unusable sizes: %lld words, width %lld, %lld layers, ffn_width %lld.",
+                         (long long)vocabulary, (long long)width, (long long)layers, (long long)ffn_width);
+    }
+    model->sizes = (qslm_sizes){(size_t)vocabulary, (size_t)width,   (size_t)layers,
+                                (size_t)ffn_width,  (size_t)context, (size_t)classes};
+    return true;
+}
+
+static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm_error *error) {
+    qslm_json_span architecture = {"", 0};
+    if (chunk < 1 || chunk > MOST_CHUNK) return qslm_fail(error, "A chunk has 1 to %d tokens.", MOST_CHUNK);
+    if (!read_sizes(config, model, &architecture, error)) return false;
+    for (size_t i = 0; i < sizeof GRAPHS / sizeof *GRAPHS; i++) {
+        if (qslm_json_equals(architecture, GRAPHS[i]->name)) model->graph = GRAPHS[i];
+    }
+    if (model->graph == NULL) {
+        return qslm_fail(error, "The engine does not run the architecture %.*s.",
+                         (int)(architecture.size < 80 ? architecture.size : 80), architecture.text);
+    }
+    const size_t widest = model->sizes.width > model->sizes.ffn_width ? model->sizes.width : model->sizes.ffn_width;
+    model->chunk = chunk;
+    model->widest = (widest + LINE - 1) / LINE * LINE;
+    return model->graph->configure(model, config, error);
+}
+
+// ---- loading ------------------------------------------------------------------------------------------------------
+
+static size_t own_memory(const qslm_model *model) {
+    return lines(sizeof *model) + lines(model->chunk * model->sizes.width * sizeof(float)) +
+           lines(model->chunk * model->widest) + lines(model->chunk * sizeof(float)) +
+           lines(model->sizes.width * sizeof(float));
+}
+
+size_t qslm_model_memory(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_error *error) {
+    qslm_model model = {0};
+    const size_t file_memory = qslm_file_memory(file);
+    if (!read_config(config, chunk, &model, error)) return 0;
+    if (file_memory == 0) {
+        qslm_fail(error, "The model file of %zu bytes is too short for its header.", file.size);
+        return 0;
+    }
+    return LINE + file_memory + own_memory(&model) + model.graph->memory(&model);
+}
+
+const qslm_matrix *qslm_matrix_of(const qslm_model *model, const char *name, size_t rows, size_t columns,
+                                  qslm_error *error) {
+    const qslm_site *site = qslm_find_site(&model->file, name, error);
+    if (site == NULL) return NULL;
+    if (site->matrix.rows != rows || site->matrix.columns != columns) {
+        qslm_fail(error, "%s is (%zu, %zu) in the file, config.json makes (%zu, %zu).", name, site->matrix.rows,
+                  site->matrix.columns, rows, columns);
+        return NULL;
+    }
+    return &site->matrix;
+}
+
+const float *qslm_vector_of(qslm_model *model, const char *name, size_t width, qslm_error *error) {
+    const qslm_site *site = qslm_find_site(&model->file, name, error);
+    if (site == NULL) return NULL;
+    const qslm_matrix *matrix = &site->matrix;
+    if (matrix->rows * matrix->columns != width || matrix->kind == QSLM_INTEGER || matrix->kind == QSLM_SIGN) {
+        qslm_fail(error, "%s has %zu numbers, config.json makes %zu, in a float format.", name,
+                  matrix->rows * matrix->columns, width);
+        return NULL;
+    }
+    float *values = qslm_take(model->arena, width * sizeof *values, error);
+    for (size_t i = 0; values != NULL && i < width; i++) values[i] = qslm_value_at(matrix, i);
+    return values;
+}
+
+void *qslm_take_state(qslm_model *model, size_t size, qslm_error *error) {
+    model->state_bytes = sizeof(state_header) + size;
+    model->state = qslm_take(model->arena, model->state_bytes, error);
+    if (model->state == NULL) return NULL;
+    const state_header header = {MAGIC, 0, model->state_bytes, 0};
+    memcpy(model->state, &header, sizeof header);
+    return model->state + sizeof header;
+}
+
+static bool prepare(qslm_model *model, qslm_bytes file, qslm_error *error) {
+    if (!qslm_read_file(file, model->arena, &model->file, error)) return false;
+    model->stream = qslm_take(model->arena, model->chunk * model->sizes.width * sizeof(float), error);
+    model->codes = qslm_take(model->arena, model->chunk * model->widest, error);
+    model->scales = qslm_take(model->arena, model->chunk * sizeof(float), error);
+    model->pooled = qslm_take(model->arena, model->sizes.width * sizeof(float), error);
+    if (!model->stream || !model->codes || !model->scales || !model->pooled) return false;
+    return model->graph->prepare(model, error);
+}
+
+qslm_model *qslm_load(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_arena *arena, qslm_error *error) {
+    qslm_model read = {.arena = arena};
+    if (!read_config(config, chunk, &read, error)) return NULL;
+    qslm_model *model = qslm_take(arena, sizeof *model, error);
+    if (model == NULL) return NULL;
+    *model = read;
+    if (!prepare(model, file, error)) return NULL;
+    qslm_reset(model);
+    return model;
+}
+
+// ---- running ------------------------------------------------------------------------------------------------------
+
+void qslm_linear(qslm_model *model, const qslm_matrix *matrix, const float *x, size_t count, float *y) {
+    if (model->floats) {
+        qslm_multiply_floats(matrix, x, count, y, model->threads);
+        return;
+    }
+    const size_t stride = (matrix->columns + LINE - 1) / LINE * LINE;
+    for (size_t i = 0; i < count; i++) {
+        model->scales[i] =
+            qslm_round_token(x + i * matrix->columns, matrix->columns, stride, model->codes + i * stride);
+    }
+    const qslm_tokens tokens = {model->codes, stride, model->scales, count};
+    qslm_multiply(matrix, &tokens, x, y, model->threads);
+}
+
+static state_header *header_of(const qslm_model *model) {
+    return (state_header *)(void *)model->state; // at a multiple of 64
+}
+
+static bool check_ids(const qslm_model *model, const int32_t *ids, size_t count, qslm_error *error) {
+    if (count == 0) return qslm_fail(error, "There are no tokens to go on by.");
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] < 0 || (size_t)ids[i] >= model->sizes.vocabulary) {
+            return qslm_fail(error, "The id %ld is none of %zu tokens.", (long)ids[i], model->sizes.vocabulary);
+        }
+    }
+    return true;
+}
+
+static void run(qslm_model *model, const int32_t *ids, size_t count) {
+    model->graph->run(model, ids, count);
+    header_of(model)->tokens += count;
+    const size_t traced = 2 * model->sizes.layers * model->sizes.width * count;
+    if (model->forced) model->forced += traced;
+    if (model->potentials) model->potentials += traced;
+}
+
+static bool advance(qslm_model *model, const int32_t *ids, size_t count, bool all, float *logits, qslm_error *error) {
+    if (model->sizes.classes > 0) return qslm_fail(error, "A classifier does not predict tokens.");
+    if (!check_ids(model, ids, count, error)) return false;
+    for (size_t done = 0; done < count; done += model->chunk) {
+        const size_t piece = count - done < model->chunk ? count - done : model->chunk;
+        run(model, ids + done, piece);
+        if (logits == NULL || (!all && done + piece < count)) continue;
+        const size_t first = all ? 0 : piece - 1;
+        qslm_linear(model, model->readout, model->stream + first * model->sizes.width, piece - first,
+                    logits + (all ? done * model->sizes.vocabulary : 0));
+    }
+    return true;
+}
+
+bool qslm_advance(qslm_model *model, const int32_t *ids, size_t count, float *logits, qslm_error *error) {
+    return advance(model, ids, count, false, logits, error);
+}
+
+bool qslm_advance_all(qslm_model *model, const int32_t *ids, size_t count, float *logits, qslm_error *error) {
+    return advance(model, ids, count, true, logits, error);
+}
+
+bool qslm_classify(qslm_model *model, const int32_t *ids, size_t count, float *logits, qslm_error *error) {
+    const size_t width = model->sizes.width;
+    if (model->sizes.classes == 0) return qslm_fail(error, "A language model does not classify.");
+    if (!check_ids(model, ids, count, error)) return false;
+    qslm_reset(model);
+    float *sum = model->pooled;
+    memset(sum, 0, width * sizeof *sum);
+    for (size_t done = 0; done < count; done += model->chunk) {
+        const size_t piece = count - done < model->chunk ? count - done : model->chunk;
+        run(model, ids + done, piece);
+        for (size_t i = 0; i < piece; i++) {
+            for (size_t j = 0; j < width; j++) sum[j] += model->stream[i * width + j];
+        }
+    }
+    for (size_t j = 0; j < width; j++) sum[j] /= (float)count;
+    qslm_linear(model, model->readout, sum, 1, logits);
+    return true;
+}
+
+// ---- state and settings -------------------------------------------------------------------------------------------
+
+void qslm_reset(qslm_model *model) {
+    header_of(model)->tokens = 0;
+    model->graph->reset(model);
+}
+
+size_t qslm_state_bytes(const qslm_model *model) {
+    return model->state_bytes;
+}
+
+void qslm_save_state(const qslm_model *model, void *state) {
+    memcpy(state, model->state, model->state_bytes);
+}
+
+bool qslm_restore_state(qslm_model *model, const void *state, size_t size) {
+    state_header header;
+    if (size != model->state_bytes) return false;
+    memcpy(&header, state, sizeof header);
+    if (header.magic != MAGIC || header.bytes != size) return false;
+    memcpy(model->state, state, size);
+    return true;
+}
+
+const qslm_sizes *qslm_sizes_of(const qslm_model *model) {
+    return &model->sizes;
+}
+
+size_t qslm_weight_bytes(const qslm_model *model) {
+    return model->file.data_bytes;
+}
+
+int32_t qslm_likeliest(const float *logits, size_t count) {
+    size_t best = 0;
+    for (size_t i = 1; i < count; i++) {
+        if (logits[i] > logits[best]) best = i;
+    }
+    return (int32_t)best;
+}
+
+void qslm_use_threads(qslm_model *model, qslm_threads *threads) {
+    model->threads = threads;
+}
+
+void qslm_use_floats(qslm_model *model, bool floats) {
+    model->floats = floats;
+}
+
+void qslm_trace(qslm_model *model, const float *forced, float *potentials) {
+    model->forced = forced;
+    model->potentials = potentials;
+}
