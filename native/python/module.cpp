@@ -8,6 +8,7 @@ void bind_packing(nb::module_ &m);
 void bind_gptq(nb::module_ &m);
 void bind_matrix(nb::module_ &m);
 void bind_file(nb::module_ &m);
+void bind_engine(nb::module_ &m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Compiled kernels of qslm.";
@@ -16,4 +17,5 @@ NB_MODULE(_native, m) {
     bind_gptq(m);
     bind_matrix(m);
     bind_file(m);
+    bind_engine(m);
 }

@@ -44,6 +44,9 @@ def evaluate(
     windows: Windows = None,
     context: Context = None,
     watch: Watch = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="torch, or native: a packed model where it lies, and how they differ.")
+    ] = "torch",
     binary_embedding: BinaryEmbedding = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -55,9 +58,12 @@ def evaluate(
     [bold]qslm eval spikegpt-mini-sst2 --task labelled --file reviews.tsv --json[/bold]
     """
     use_threads(threads)
+    from qslm.cli.engine import open_engine
     from qslm.evaluation import evaluate as measure
+    from qslm.runtime.engine import EngineNetwork
     from qslm.spiking.layer import watch as watched
 
+    native = open_engine(checkpoint, engine, threads)
     with Listener() as progress:
         loaded, made = open_task(
             checkpoint,
@@ -77,6 +83,11 @@ def evaluate(
             )
         chosen = split or made.evaluation_split
         evaluation = measure(loaded.model, made, chosen, progress)
+        difference = {}
+        if native is not None:
+            baseline = evaluation
+            evaluation = measure(EngineNetwork(native, loaded.model), made, chosen, progress)
+            difference = _difference(made, evaluation, baseline)
         if math.isnan(evaluation.low):
             progress.message(f"One {made.unit} gives no interval: how {made.unit}s vary is not known from one.")
         if watch:
@@ -85,7 +96,7 @@ def evaluate(
                 f"{len(drifted)} of {len(monitors)} inputs of spiking layers drifted from what they were calibrated on "
                 f"and were calibrated anew, {sum(drifted)} times in all."
             )
-    result = _result(loaded, made, chosen, evaluation)
+    result = _result(loaded, made, chosen, evaluation) | {"engine": engine} | difference
     if watch:
         result["recalibrations"] = sum(one.recalibrations for one in monitors)
     if as_json:
@@ -112,6 +123,16 @@ def _result(loaded: Any, task: Any, split: str, evaluation: Any) -> dict[str, An
     }
 
 
+def _difference(task: Any, native: Any, torch: Any) -> dict[str, Any]:
+    """How much worse the engine is than PyTorch on the same windows or sentences, with a paired 95 % interval."""
+    from qslm.tasks.statistics import compare
+
+    kind: Any = "points" if task.higher_is_better else "relative"
+    found = compare(task, native.losses, torch.losses, kind)
+    named = {"torch": torch.value, "difference": found.loss, "difference_low": found.low, "difference_high": found.high}
+    return named | {"difference_unit": "points" if task.higher_is_better else "%"}
+
+
 def _print(result: dict[str, Any]) -> None:
     from qslm.report.record import spell_value
     from qslm.units import format_bytes
@@ -126,7 +147,12 @@ def _print(result: dict[str, Any]) -> None:
         ["seconds", f"{result['seconds']:.1f}"],
     ]
     shown = {"metric", "value", "low", "high", "samples", "unit", "bytes", "seconds", "tokens"}
-    shown |= {"checkpoint", "task", "split", "recalibrations"}
+    shown |= {"checkpoint", "task", "split", "recalibrations", "engine", "torch", "difference", "difference_low"}
+    shown |= {"difference_high", "difference_unit"}
+    if "difference" in result:
+        low, high = result["difference_low"], result["difference_high"]
+        told = f"{result['difference']:+.4f} ({low:+.4f} to {high:+.4f}) {result['difference_unit']}"
+        rows += [["in PyTorch", spell_value(metric, result["torch"])], ["worse than in PyTorch by", told]]
     rows += [[name.replace("_", " "), f"{value:.4f}"] for name, value in result.items() if name not in shown]
     title = f"{result['checkpoint']} on {result['task']} ({result['split']})"
     print_table(["measure", "value"], rows, title)

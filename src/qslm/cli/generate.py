@@ -1,9 +1,11 @@
 """`qslm generate`: go on with a prompt."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from qslm import packed
+from qslm.cli.engine import EngineChoice
 from qslm.cli.opening import open_checkpoint
 from qslm.cli.options import BinaryEmbedding, Checkpoint, Json, Threads, Tokenizer, use_threads
 from qslm.cli.output import print_json
@@ -19,6 +21,7 @@ def generate(
         float, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest tokens of this share.")
     ] = 0.95,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same text.")] = 0,
+    engine: EngineChoice = "auto",
     tokenizer: Tokenizer = None,
     binary_embedding: BinaryEmbedding = "auto",
     threads: Threads = None,
@@ -29,17 +32,29 @@ def generate(
     Example: [bold]qslm generate runs/demo/artifact --prompt "The river" --tokens 40 --temperature 0.8[/bold]
     """
     use_threads(threads)
+    from qslm.cli.engine import open_engine
+    from qslm.data.tokenizer import load_tokenizer
     from qslm.errors import DataError
+    from qslm.folders import TOKENIZER
     from qslm.runtime.sampling import generate as generate_text
 
-    with Listener() as progress:
-        loaded = open_checkpoint(checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress)
-    if loaded.tokenizer is None:
+    native = open_engine(checkpoint, engine, threads)
+    model: Any = native
+    if native is not None:
+        beside = packed.folder_of(checkpoint) / TOKENIZER
+        found = tokenizer or (beside if beside.exists() else None)
+        words = None if found is None else load_tokenizer(found)
+    else:
+        with Listener() as progress:
+            loaded = open_checkpoint(
+                checkpoint, tokenizer=tokenizer, binary_embedding=binary_embedding, progress=progress
+            )
+        model, words = loaded.model, loaded.tokenizer
+    if words is None:
         raise DataError(f"{checkpoint} has no tokenizer.", "Give --tokenizer FILE.")
-    text = generate_text(
-        loaded.model, loaded.tokenizer, prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed
-    )
+    text = generate_text(model, words, prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed)
     if as_json:
-        print_json({"checkpoint": checkpoint, "prompt": prompt, "text": text, "seed": seed})
+        ran = "torch" if native is None else "native"
+        print_json({"checkpoint": checkpoint, "prompt": prompt, "text": text, "seed": seed, "engine": ran})
     else:
         print(text)

@@ -13,10 +13,11 @@ from qslm.errors import TaskError
 from qslm.models.causal import CausalLogits
 from qslm.models.encoder import EncoderLogits
 from qslm.models.spikegpt import SpikeGPT
+from qslm.runtime.engine import Engine
 
 
 def generate(
-    model: SpikeGPT | CausalLogits | EncoderLogits,
+    model: SpikeGPT | CausalLogits | EncoderLogits | Engine,
     tokenizer: Tokenizer | Path | str,
     prompt: str,
     *,
@@ -27,8 +28,9 @@ def generate(
 ) -> str:
     """`prompt` and up to `tokens` tokens after it; the same seed gives the same text.
 
-    `tokenizer` may be the path of a `tokenizer.json`. `temperature` 0 takes the likeliest token. Raises TaskError on
-    unusable settings or a classifier, DataError on an unusable tokenizer.
+    `tokenizer` may be the path of a `tokenizer.json`. `temperature` 0 takes the likeliest token. The native engine
+    draws by a generator of its own. Raises TaskError on unusable settings or a classifier, DataError on an unusable
+    tokenizer.
     """
     if isinstance(tokenizer, Path | str):
         tokenizer = load_tokenizer(tokenizer)
@@ -36,7 +38,7 @@ def generate(
 
 
 def stream(
-    model: SpikeGPT | CausalLogits | EncoderLogits,
+    model: SpikeGPT | CausalLogits | EncoderLogits | Engine,
     tokenizer: Tokenizer,
     prompt: str,
     tokens: int,
@@ -45,13 +47,17 @@ def stream(
     seed: int,
 ) -> Iterator[int]:
     """The ids that follow `prompt`, until the end-of-text token or `tokens` of them."""
-    _check(model, tokens, temperature, top_p)
-    generator = torch.Generator().manual_seed(seed % 2**63)
+    classes, vocabulary_size = _facts(model)
+    _check(classes, tokens, temperature, top_p)
     end = tokenizer.token_to_id(END_OF_TEXT)
     ids = encode(tokenizer, prompt)
     if len(ids) == 0:
         ids = torch.tensor([end if end is not None else 0])
-    check_vocabulary(int(ids.max()), model.config.vocabulary_size)
+    check_vocabulary(int(ids.max()), vocabulary_size)
+    if isinstance(model, Engine):
+        yield from model.stream(ids.tolist(), tokens, temperature, top_p, seed, end)
+        return
+    generator = torch.Generator().manual_seed(seed % 2**63)
     logits, state = _advance(model, ids, None)
     for _ in range(tokens):
         token = sample(logits.cpu(), temperature, top_p, generator)
@@ -59,6 +65,12 @@ def stream(
             return
         yield token
         logits, state = _advance(model, torch.tensor([token]), state)
+
+
+def _facts(model: SpikeGPT | CausalLogits | EncoderLogits | Engine) -> tuple[int | None, int]:
+    """How many classes a model has, None for a language model, and how many tokens it knows."""
+    about = model if isinstance(model, Engine) else model.config
+    return about.classes, about.vocabulary_size
 
 
 @torch.inference_mode()  # here and not around the loop: at a yield it would reach into the caller's code
@@ -83,8 +95,8 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
 
 
-def _check(model: SpikeGPT | CausalLogits | EncoderLogits, tokens: int, temperature: float, top_p: float) -> None:
-    if model.config.classes is not None:
+def _check(classes: int | None, tokens: int, temperature: float, top_p: float) -> None:
+    if classes is not None:
         raise TaskError("A classifier does not generate text.", "Load a language model.")
     if tokens < 0 or not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
         raise TaskError(

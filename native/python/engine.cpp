@@ -1,0 +1,144 @@
+// A packed model for Python: the file is mapped, the engine's memory is one block.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "mapping.h"
+#include "model.h"
+#include "sampling.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using AllLogits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Spikes = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>; // (tokens, neurons, width)
+
+class Engine {
+public:
+    Engine(const std::string &path, const std::string &config_json, size_t chunk, unsigned threads)
+        : config(config_json) {
+        qslm_error error{};
+        if (!qslm_map_file(path.c_str(), &content, &error)) {
+            throw std::runtime_error(error.text);
+        }
+        const qslm_bytes described = {reinterpret_cast<const uint8_t *>(config.data()), config.size()};
+        const size_t size = qslm_model_memory(content, described, chunk, &error);
+        memory.resize(size);
+        arena = {memory.data(), memory.size(), 0};
+        model = size ? qslm_load(content, described, chunk, &arena, &error) : nullptr;
+        if (model == nullptr) {
+            qslm_unmap_file(content);
+            throw std::runtime_error(error.text);
+        }
+        pool = qslm_start_threads(threads);
+        qslm_use_threads(model, pool);
+    }
+    ~Engine() {
+        qslm_stop_threads(pool);
+        qslm_unmap_file(content);
+    }
+    Engine(const Engine &) = delete;
+    Engine &operator=(const Engine &) = delete;
+
+    void advance(Ids ids, Logits logits) {
+        require(logits.shape(0) == qslm_sizes_of(model)->vocabulary);
+        call([&](qslm_error *error) { return qslm_advance(model, ids.data(), ids.shape(0), logits.data(), error); });
+    }
+    void advance_all(Ids ids, AllLogits logits) {
+        require(logits.shape(0) == ids.shape(0) && logits.shape(1) == qslm_sizes_of(model)->vocabulary);
+        call([&](qslm_error *error) { return qslm_advance_all(model, ids.data(), ids.shape(0), logits.data(), error); });
+    }
+    void classify(Ids ids, Logits logits) {
+        require(logits.shape(0) == qslm_sizes_of(model)->classes);
+        call([&](qslm_error *error) { return qslm_classify(model, ids.data(), ids.shape(0), logits.data(), error); });
+    }
+    void reset() { qslm_reset(model); }
+    nb::bytes save() const {
+        std::vector<uint8_t> state(qslm_state_bytes(model));
+        qslm_save_state(model, state.data());
+        return nb::bytes(state.data(), state.size());
+    }
+    bool restore(nb::bytes state) { return qslm_restore_state(model, state.data(), state.size()); }
+    void use_floats(bool floats) { qslm_use_floats(model, floats); }
+    // The arrays must live until they are traced no more.
+    void trace(std::optional<Spikes> forced, std::optional<Spikes> potentials) {
+        qslm_trace(model, forced ? forced->data() : nullptr, potentials ? potentials->data() : nullptr);
+    }
+    nb::dict sizes() const {
+        const qslm_sizes *found = qslm_sizes_of(model);
+        nb::dict sizes;
+        sizes["vocabulary_size"] = found->vocabulary;
+        sizes["width"] = found->width;
+        sizes["layers"] = found->layers;
+        sizes["ffn_width"] = found->ffn_width;
+        sizes["context_length"] = found->context;
+        sizes["classes"] = found->classes;
+        return sizes;
+    }
+    size_t weight_bytes() const { return qslm_weight_bytes(model); }
+    size_t memory_bytes() const { return arena.used; }
+
+private:
+    static void require(bool fits) {
+        if (!fits) {
+            throw std::invalid_argument("the logits have another shape");
+        }
+    }
+    template <typename Work> static void call(Work work) {
+        qslm_error error{};
+        bool done;
+        {
+            nb::gil_scoped_release release;
+            done = work(&error);
+        }
+        if (!done) {
+            throw std::invalid_argument(error.text);
+        }
+    }
+
+    std::string config;
+    qslm_bytes content{};
+    std::vector<uint8_t> memory;
+    qslm_arena arena{};
+    qslm_model *model = nullptr;
+    qslm_threads *pool = nullptr;
+};
+
+// A token drawn from logits, which are overwritten, and the state of the generator after it.
+std::tuple<int32_t, uint64_t> draw(Logits logits, float temperature, float top_p, uint64_t random) {
+    std::vector<int32_t> order(logits.shape(0));
+    qslm_sampler sampler = {temperature, top_p, random};
+    const int32_t token = qslm_draw(&sampler, logits.data(), order.data(), order.size());
+    return {token, sampler.random};
+}
+
+}  // namespace
+
+void bind_engine(nb::module_ &m) {
+    nb::class_<Engine>(m, "Engine", "A packed model that runs where it lies.")
+        .def(nb::init<const std::string &, const std::string &, size_t, unsigned>(), nb::arg("path"),
+             nb::arg("config"), nb::arg("chunk"), nb::arg("threads"))
+        .def("advance", &Engine::advance, nb::arg("ids").noconvert(), nb::arg("logits").noconvert())
+        .def("advance_all", &Engine::advance_all, nb::arg("ids").noconvert(), nb::arg("logits").noconvert())
+        .def("classify", &Engine::classify, nb::arg("ids").noconvert(), nb::arg("logits").noconvert())
+        .def("reset", &Engine::reset)
+        .def("save", &Engine::save)
+        .def("restore", &Engine::restore, nb::arg("state"))
+        .def("use_floats", &Engine::use_floats, nb::arg("floats"))
+        .def("trace", &Engine::trace, nb::arg("forced").none(), nb::arg("potentials").none())
+        .def_prop_ro("sizes", &Engine::sizes)
+        .def_prop_ro("weight_bytes", &Engine::weight_bytes)
+        .def_prop_ro("memory_bytes", &Engine::memory_bytes);
+    m.def("draw", draw, nb::arg("logits").noconvert(), nb::arg("temperature"), nb::arg("top_p"), nb::arg("random"));
+}
