@@ -4,8 +4,6 @@
 #include "tokenizer_file.h"
 #include "tokenizer_tables.h"
 
-enum { UNSET = UINT32_MAX };
-
 typedef struct {
     qslm_tokenizer *tokenizer;
     const qslm_tokenizer_plan *plan;
@@ -34,7 +32,7 @@ static void lay_out(qslm_tokenizer *tokenizer, const qslm_tokenizer_plan *plan, 
 }
 
 static void clear(qslm_tokenizer *tokenizer, const qslm_tokenizer_plan *plan) {
-    for (uint32_t i = 0; i < plan->vocabulary_count; i++) tokenizer->tokens[i].start = UNSET;
+    for (uint32_t i = 0; i < plan->vocabulary_count; i++) tokenizer->tokens[i].start = QSLM_NO_TOKEN;
     for (uint32_t i = 0; i <= tokenizer->place_mask; i++) tokenizer->places[i] = QSLM_NO_TOKEN;
     for (uint32_t i = 0; i <= tokenizer->pair_mask; i++) tokenizer->pairs[i].rank = QSLM_NO_TOKEN;
     for (uint32_t i = 0; i < 2; i++) tokenizer->branches[i] = (qslm_branch){.token = QSLM_NO_TOKEN};
@@ -88,7 +86,7 @@ static bool load_vocabulary(loader *loader) {
         if (id < 0 || id >= loader->plan->vocabulary_count) {
             return qslm_json_fail(json, "A token whose id is not below the number of tokens");
         }
-        if (loader->tokenizer->tokens[id].start != UNSET) return qslm_json_fail(json, "Two tokens of one id");
+        if (loader->tokenizer->tokens[id].start != QSLM_NO_TOKEN) return qslm_json_fail(json, "Two tokens of one id");
         if (!add_token(loader, name, (uint32_t)id, false)) return false;
     }
     return !json->failed;
@@ -155,8 +153,8 @@ static bool load_added(loader *loader) {
 
 // ---- merges --------------------------------------------------------------------------------------------------------
 
-// Reads the two names of a merge, one after the other, to the end of the text in the arena: ["a", "b"], or "a b" as older
-// files have it. `left` is the size of the first, `size` that of both.
+// Reads the two names of a merge, one after the other, to the end of the text in the arena: ["a", "b"], or "a b" as in
+// older files. `left` is the size of the first, `size` that of both.
 static bool read_merge(loader *loader, char **bytes, size_t *left, size_t *size) {
     qslm_json *const json = &loader->json;
     qslm_json_span name;

@@ -43,6 +43,11 @@ static bool skip_true(qslm_json *json, const char *setting) {
     return skip_allowed(json, setting, allowed);
 }
 
+// A key that stands twice would be read twice.
+static bool once(qslm_json *json, bool seen) {
+    return !seen || qslm_json_fail(json, "A key that stands there twice");
+}
+
 // ---- parts that only have settings ----------------------------------------------------------------------------------
 
 // One pre-tokenizer: Digits may stand before ByteLevel, which is the last.
@@ -80,9 +85,11 @@ static bool has_list(const qslm_json *json, const char *wanted, qslm_json *insid
     return false;
 }
 
-static bool read_pre_tokenizers(qslm_json *json, qslm_tokenizer_plan *plan) {
+static bool read_pre_tokenizers(qslm_json *json, qslm_tokenizer_plan *plan, bool *seen) {
     bool byte_level = false;
     qslm_json inside;
+    if (!once(json, *seen)) return false;
+    *seen = true;
     if (has_list(json, "pretokenizers", &inside)) {
         inside.error = json->error;
         qslm_json_enter_array(&inside);
@@ -95,8 +102,10 @@ static bool read_pre_tokenizers(qslm_json *json, qslm_tokenizer_plan *plan) {
     return byte_level || qslm_json_fail(json, "No ByteLevel pre-tokenizer");
 }
 
-static bool read_decoder(qslm_json *json) {
+static bool read_decoder(qslm_json *json, bool *seen) {
     qslm_json_span key, type = {"", 0};
+    if (!once(json, *seen)) return false;
+    *seen = true;
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &key)) {
         if (qslm_json_equals(key, "type")) qslm_json_string(json, &type);
@@ -132,6 +141,7 @@ static bool count(qslm_json *json, uint32_t *entries) {
 
 static bool count_added(qslm_json *json, qslm_tokenizer_plan *plan) {
     qslm_added added;
+    if (!once(json, plan->added.text)) return false;
     plan->added.text = json->next;
     qslm_json_enter_array(json);
     while (qslm_json_next_element(json) && qslm_read_added(json, &added) && count(json, &plan->added_count)) {
@@ -144,6 +154,7 @@ static bool count_added(qslm_json *json, qslm_tokenizer_plan *plan) {
 static bool count_vocabulary(qslm_json *json, qslm_tokenizer_plan *plan) {
     qslm_json_span name;
     int64_t id;
+    if (!once(json, plan->vocabulary.text)) return false;
     plan->vocabulary.text = json->next;
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &name) && qslm_json_int64(json, &id) && count(json, &plan->vocabulary_count)) {
@@ -156,6 +167,7 @@ static bool count_vocabulary(qslm_json *json, qslm_tokenizer_plan *plan) {
 static bool count_merges(qslm_json *json, qslm_tokenizer_plan *plan) {
     qslm_json_span pair;
     size_t longest = 0;
+    if (!once(json, plan->merges.text)) return false;
     plan->merges.text = json->next;
     qslm_json_enter_array(json);
     while (qslm_json_next_element(json) && qslm_json_skip(json, &pair) && count(json, &plan->merge_count)) {
@@ -168,19 +180,14 @@ static bool count_merges(qslm_json *json, qslm_tokenizer_plan *plan) {
 
 // ---- the file ------------------------------------------------------------------------------------------------------
 
-// A key that stands twice would be read twice.
-static bool once(qslm_json *json, bool seen) {
-    return !seen || qslm_json_fail(json, "A key that stands there twice");
-}
-
 static bool read_model(qslm_json *json, qslm_tokenizer_plan *plan) {
     static const char *const kinds[] = {"\"BPE\"", NULL};
     qslm_json_span key;
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &key)) {
         if (qslm_json_equals(key, "type")) skip_allowed(json, "model", kinds);
-        else if (qslm_json_equals(key, "vocab")) (void)(once(json, plan->vocabulary.text) && count_vocabulary(json, plan));
-        else if (qslm_json_equals(key, "merges")) (void)(once(json, plan->merges.text) && count_merges(json, plan));
+        else if (qslm_json_equals(key, "vocab")) count_vocabulary(json, plan);
+        else if (qslm_json_equals(key, "merges")) count_merges(json, plan);
         else if (qslm_json_equals(key, "dropout")) skip_absent(json, "dropout");
         else if (qslm_json_equals(key, "unk_token")) skip_absent(json, "unk_token");
         else if (qslm_json_equals(key, "continuing_subword_prefix")) skip_absent(json, "continuing_subword_prefix");
@@ -197,10 +204,10 @@ static bool read_file(qslm_json *json, qslm_tokenizer_plan *plan) {
     bool pre_tokenizer = false, decoder = false;
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &key)) {
-        if (qslm_json_equals(key, "added_tokens")) (void)(once(json, plan->added.text) && count_added(json, plan));
+        if (qslm_json_equals(key, "added_tokens")) count_added(json, plan);
         else if (qslm_json_equals(key, "normalizer")) skip_absent(json, "normalizer");
-        else if (qslm_json_equals(key, "pre_tokenizer")) pre_tokenizer = once(json, pre_tokenizer) && read_pre_tokenizers(json, plan);
-        else if (qslm_json_equals(key, "decoder")) decoder = once(json, decoder) && read_decoder(json);
+        else if (qslm_json_equals(key, "pre_tokenizer")) read_pre_tokenizers(json, plan, &pre_tokenizer);
+        else if (qslm_json_equals(key, "decoder")) read_decoder(json, &decoder);
         else if (qslm_json_equals(key, "model")) read_model(json, plan);
         else qslm_json_skip(json, NULL); // what cuts and pads, and what is put around a text
     }

@@ -1,4 +1,4 @@
-// Within the tokenizer: the names of tokens and its two hash tables. Both have twice the places that they need; a search
+// Within the tokenizer: names of tokens and the two hash tables. Both have twice the places that they need; a search
 // ends after QSLM_LONGEST_PROBE places, so that a file that is made to crowd them costs no time: it is refused.
 #ifndef QSLM_TOKENIZER_TABLES_H
 #define QSLM_TOKENIZER_TABLES_H

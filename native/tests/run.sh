@@ -30,3 +30,4 @@ if [ "$one" != "$other" ]; then
     exit 1
 fi
 echo "LIF, WKV and GPTQ: the same bits, scalar and SIMD ($one)"
+sh tests/fuzz.sh
