@@ -183,5 +183,6 @@ uint32_t qslm_tokenizer_find(const qslm_tokenizer *tokenizer, const char *name, 
     if (size > sizeof bytes) return QSLM_NO_TOKEN;
     memcpy(bytes, name, size);
     const bool byte_level = qslm_name_to_bytes(bytes, &size);
+    if (!byte_level) memcpy(bytes, name, size);
     return qslm_token_named(tokenizer, bytes, size, byte_level);
 }

@@ -58,7 +58,9 @@ static size_t decode(const loader *loader, qslm_json_span name, char *to) {
 static bool read_name(loader *loader, qslm_json_span name, char **bytes, size_t *size) {
     *bytes = loader->tokenizer->text + loader->text_used;
     *size = decode(loader, name, *bytes);
-    return qslm_name_to_bytes(*bytes, size);
+    if (qslm_name_to_bytes(*bytes, size)) return true;
+    *size = decode(loader, name, *bytes);
+    return false;
 }
 
 // Gives `id` a name that no other token has.
@@ -190,6 +192,18 @@ static bool merge_to_bytes(char *bytes, size_t *left, size_t *size) {
     return true;
 }
 
+// The id of a merged name. Files list merges and what they give in the same order, so the next id is tried first: that
+// needs no search.
+static uint32_t merged_named(const qslm_tokenizer *tokenizer, uint32_t rank, const char *bytes, size_t size) {
+    const uint32_t next = rank ? tokenizer->merged[rank - 1] + 1 : 0;
+    if (next < tokenizer->token_count) {
+        const qslm_token *const token = tokenizer->tokens + next;
+        const char *const name = tokenizer->text + token->start;
+        if (token->byte_level && token->size == size && !memcmp(name, bytes, size)) return next;
+    }
+    return qslm_token_named(tokenizer, bytes, size, true);
+}
+
 static bool load_merge(loader *loader, uint32_t rank) {
     qslm_tokenizer *const tokenizer = loader->tokenizer;
     qslm_json *const json = &loader->json;
@@ -199,7 +213,7 @@ static bool load_merge(loader *loader, uint32_t rank) {
     if (!merge_to_bytes(bytes, &left, &size)) return qslm_json_fail(json, "A merge of names that are not byte-level");
     const uint32_t one = qslm_token_named(tokenizer, bytes, left, true);
     const uint32_t other = qslm_token_named(tokenizer, bytes + left, size - left, true);
-    const uint32_t both = qslm_token_named(tokenizer, bytes, size, true);
+    const uint32_t both = merged_named(tokenizer, rank, bytes, size);
     if (one == QSLM_NO_TOKEN || other == QSLM_NO_TOKEN || both == QSLM_NO_TOKEN) {
         return qslm_json_fail(json, "A merge with a name that no token has");
     }

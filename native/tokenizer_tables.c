@@ -20,21 +20,14 @@ static int byte_of(uint32_t point) {
     return place < 33 ? place : place < 67 ? place - 33 + 0x7F : 0xAD;
 }
 
-static bool is_byte_level(const char *name, size_t size) {
-    uint32_t point = 0;
-    for (size_t at = 0; at < size; at += qslm_utf8_read(name + at, size - at, &point)) {
-        if (!qslm_utf8_read(name + at, size - at, &point) || byte_of(point) < 0) return false;
-    }
-    return true;
-}
-
 bool qslm_name_to_bytes(char *name, size_t *size) {
-    if (!is_byte_level(name, *size)) return false;
     size_t bytes = 0;
     uint32_t point = 0;
-    for (size_t at = 0; at < *size;) {
-        at += qslm_utf8_read(name + at, *size - at, &point);
-        name[bytes++] = (char)byte_of(point);
+    for (size_t at = 0, length; at < *size; at += length) {
+        length = qslm_utf8_read(name + at, *size - at, &point);
+        const int byte = length ? byte_of(point) : -1;
+        if (byte < 0) return false;
+        name[bytes++] = (char)byte;
     }
     *size = bytes;
     return true;

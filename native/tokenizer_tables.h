@@ -11,7 +11,7 @@
 uint32_t qslm_places(uint32_t count);
 
 // Turns the name of a token into its bytes, in place, where each of its characters stands for a byte (as GPT-2 names
-// them: a space is U+0120); returns false and changes nothing where one does not.
+// them: a space is U+0120). Where one does not it returns false, and what it has turned is to be read anew.
 bool qslm_name_to_bytes(char *name, size_t *size);
 
 // The place of a name, which is empty (QSLM_NO_TOKEN) where no token has it; NULL where the table is crowded.
