@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "nfc.h"
 #include "tokenizer_tables.h"
 #include "utf8.h"
 
@@ -166,6 +167,10 @@ bool qslm_tokenizer_encode(const qslm_tokenizer *tokenizer, const char *text, si
         const size_t length = qslm_utf8_read(text + at, size - at, &point);
         if (!length) return qslm_fail(error, "The text is not UTF-8: byte %zu begins no character.", at);
         at += length;
+    }
+    const size_t doubt = tokenizer->nfc ? qslm_nfc_doubt(text, size) : size;
+    if (doubt < size) {
+        return qslm_fail(error, "The tokenizer normalizes text to NFC, which may change this one at byte %zu.", doubt);
     }
     encoder encoder = {tokenizer, scratch, ids};
     encode_stage(&encoder, 0, text, size);

@@ -36,6 +36,7 @@ typedef struct {
     size_t text_bytes;                           // of all tokens, at most, and room to put two together
     size_t added_bytes;                          // of the added tokens, at most
     qslm_digits digits;
+    bool nfc; // it normalizes text to NFC
     size_t arena_bytes;
 } qslm_tokenizer_plan;
 
@@ -61,6 +62,7 @@ typedef struct {
 typedef struct {
     uint32_t token_count, merge_count;
     qslm_digits digits;
+    bool nfc;
     uint32_t byte_token[256];  // the token of each byte; a byte without one is dropped
     bool added_starts[2][256]; // which bytes an added token begins with
     // In the arena:
@@ -84,7 +86,8 @@ bool qslm_tokenizer_load(qslm_tokenizer *tokenizer, const qslm_tokenizer_plan *p
 size_t qslm_tokenizer_scratch(size_t size);
 
 // Ids of UTF-8 text of less than 2^28 bytes: `ids` has room for `size` of them, `count` says how many there are.
-// Refuses bytes that are not UTF-8.
+// Refuses bytes that are not UTF-8, and where the file normalizes text to NFC, a text that this could change: nothing
+// is normalized here.
 bool qslm_tokenizer_encode(const qslm_tokenizer *tokenizer, const char *text, size_t size, uint32_t *scratch,
                            uint32_t *ids, size_t *count, qslm_error *error);
 

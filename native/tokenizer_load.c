@@ -1,6 +1,7 @@
 // The second pass over a tokenizer.json: its tokens and merges, into the arena.
 #include <string.h>
 
+#include "nfc.h"
 #include "tokenizer_file.h"
 #include "tokenizer_tables.h"
 
@@ -19,6 +20,7 @@ static void lay_out(qslm_tokenizer *tokenizer, const qslm_tokenizer_plan *plan, 
     const uint32_t tokens = plan->vocabulary_count + plan->added_count;
     const uint32_t places = qslm_places(tokens), pairs = qslm_places(plan->merge_count);
     tokenizer->digits = plan->digits;
+    tokenizer->nfc = plan->nfc;
     tokenizer->token_count = plan->vocabulary_count;
     tokenizer->merge_count = plan->merge_count;
     tokenizer->place_mask = places - 1;
@@ -148,6 +150,9 @@ static bool load_added(loader *loader) {
         if (!name_added(loader, &added)) return false;
         char *const content = loader->tokenizer->text + loader->text_used; // what comes next goes over it
         const size_t size = decode(loader, added.content, content);
+        if (added.normalized && loader->plan->nfc && qslm_nfc_doubt(content, size) < size) {
+            return qslm_json_fail(&loader->json, "An added token that may not be in NFC");
+        }
         if (!plant(loader, content, size, added.normalized, (uint32_t)added.id)) return false;
     }
     return !loader->json.failed;

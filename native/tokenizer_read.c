@@ -102,6 +102,22 @@ static bool read_pre_tokenizers(qslm_json *json, qslm_tokenizer_plan *plan, bool
     return byte_level || qslm_json_fail(json, "No ByteLevel pre-tokenizer");
 }
 
+// None, or NFC.
+static bool read_normalizer(qslm_json *json, qslm_tokenizer_plan *plan) {
+    qslm_json_span key, type = {"", 0}, whole;
+    if (!once(json, plan->nfc)) return false;
+    if (qslm_json_peek(json) == QSLM_JSON_NULL) return qslm_json_null(json);
+    qslm_json ahead = *json;
+    if (!qslm_json_skip(&ahead, &whole)) return qslm_json_skip(json, NULL);
+    qslm_json_enter_object(json);
+    while (qslm_json_next_member(json, &key)) {
+        if (qslm_json_equals(key, "type")) qslm_json_string(json, &type);
+        else qslm_json_skip(json, NULL);
+    }
+    plan->nfc = qslm_json_equals(type, "NFC");
+    return plan->nfc || refuse(json, "normalizer", whole);
+}
+
 static bool read_decoder(qslm_json *json, bool *seen) {
     qslm_json_span key, type = {"", 0};
     if (!once(json, *seen)) return false;
@@ -205,7 +221,7 @@ static bool read_file(qslm_json *json, qslm_tokenizer_plan *plan) {
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &key)) {
         if (qslm_json_equals(key, "added_tokens")) count_added(json, plan);
-        else if (qslm_json_equals(key, "normalizer")) skip_absent(json, "normalizer");
+        else if (qslm_json_equals(key, "normalizer")) read_normalizer(json, plan);
         else if (qslm_json_equals(key, "pre_tokenizer")) read_pre_tokenizers(json, plan, &pre_tokenizer);
         else if (qslm_json_equals(key, "decoder")) read_decoder(json, &decoder);
         else if (qslm_json_equals(key, "model")) read_model(json, plan);

@@ -30,4 +30,4 @@ fuzz() { # name, sources
 }
 
 fuzz json json.c error.c
-fuzz tokenizer tokenizer.c tokenizer_tables.c tokenizer_read.c tokenizer_load.c words.c json.c error.c
+fuzz tokenizer tokenizer.c tokenizer_tables.c tokenizer_read.c tokenizer_load.c words.c nfc.c json.c error.c

@@ -1,12 +1,16 @@
-"""Write `native/unicode_classes.h`: which code points are letters, numbers and white space for byte-level BPE.
+"""Write `native/unicode_classes.h` and `native/unicode_nfc.h`.
 
-They are asked of the package `tokenizers` itself, by the two things in it that classify: its regular expressions
-(`\\p{L}`, `\\p{N}`, `\\s`; Oniguruma's version of Unicode) and its `Digits` (that of Rust, which is newer). So the
-table is what the package does, whatever version of Unicode Python's own `unicodedata` has. Run it again, and the tests,
-when `tokenizers` changes: python native/tools/make_unicode.py > native/unicode_classes.h
+The first tells which code points are letters, numbers and white space for byte-level BPE, as the package `tokenizers`
+itself has it: it is asked by the two things in it that classify, its regular expressions (`\\p{L}`, `\\p{N}`, `\\s`;
+Oniguruma's version of Unicode) and its `Digits` (that of Rust, which is newer). The second tells which code points may
+change, or change with those before them, where text is normalized to NFC, by Python's own `unicodedata`.
+
+Run it again, and the tests, when `tokenizers` changes: python native/tools/make_unicode.py
 """
 
+import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, pre_tokenizers
@@ -15,6 +19,18 @@ POINTS = 0x110000
 BLOCK = 256  # code points of a block; equal blocks are stored once
 PATTERNS = {1: r"\p{L}", 2: r"\p{N}", 3: r"\s"}
 WIDTH = 118
+FOLDER = Path(__file__).parents[1]
+JAMO = (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))  # vowels and ends of Hangul compose by a rule, not by the table
+
+NFC = """\
+// Made by native/tools/make_unicode.py from Unicode {version}; not to be edited.
+// Ranges of code points that normalization to NFC may change, or that may change with those before them: text without
+// them is in NFC. Code points that are not assigned belong to a range where both its neighbours do.
+#ifndef QSLM_UNICODE_NFC_H
+#define QSLM_UNICODE_NFC_H
+
+#include <stdint.h>
+"""
 
 HEAD = """\
 // Made by native/tools/make_unicode.py from tokenizers {version}; not to be edited.
@@ -56,9 +72,37 @@ def table() -> list[int]:
 
 def ranges(points: list[int]) -> list[tuple[int, int]]:
     """First and last code point of each run."""
-    starts = [point for point in points if point - 1 not in points]
-    ends = [point for point in points if point + 1 not in points]
+    known = set(points)
+    starts = [point for point in points if point - 1 not in known]
+    ends = [point for point in points if point + 1 not in known]
     return list(zip(starts, ends, strict=True))
+
+
+def composing() -> set[int]:
+    """Code points that combine, that compose with the one before, or that are not in NFC themselves."""
+    pairs = (unicodedata.decomposition(character).split() for character in characters())
+    seconds = {int(pair[1], 16) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
+    return seconds.union(
+        JAMO,
+        (ord(one) for one in characters() if unicodedata.combining(one) or unicodedata.normalize("NFC", one) != one),
+    )
+
+
+def joined(points: list[int]) -> list[tuple[int, int]]:
+    """Runs of code points; what is not assigned does not part them."""
+    runs: list[tuple[int, int]] = []
+    for start, end in ranges(points):
+        if runs and all(unicodedata.category(chr(point)) == "Cn" for point in range(runs[-1][1] + 1, start)):
+            start = runs.pop()[0]
+        runs.append((start, end))
+    return runs
+
+
+def nfc() -> str:
+    """The whole of `unicode_nfc.h`."""
+    runs = [f"{{0x{start:X}, 0x{end:X}}}" for start, end in joined(sorted(composing()))]
+    declared = array(f"uint32_t QSLM_NOT_SURELY_NFC[{len(runs)}][2]", runs)
+    return "\n".join([NFC.format(version=unicodedata.unidata_version), declared, "#endif\n"])
 
 
 def lines(values: list[str]) -> Iterator[str]:
@@ -78,10 +122,10 @@ def array(declaration: str, values: list[str]) -> str:
     return f"static const {declaration} = {{\n{body}\n}};\n"
 
 
-def header() -> str:
-    """The whole file."""
-    classes = table()
-    cut = [tuple(classes[start : start + BLOCK]) for start in range(0, POINTS, BLOCK)]
+def classes() -> str:
+    """The whole of `unicode_classes.h`."""
+    values = table()
+    cut = [tuple(values[start : start + BLOCK]) for start in range(0, POINTS, BLOCK)]
     blocks = sorted(set(cut), key=cut.index)
     place = {block: index for index, block in enumerate(blocks)}
     words = [
@@ -89,7 +133,7 @@ def header() -> str:
         for block in blocks
         for start in range(0, BLOCK, 32)
     ]
-    numbers = {chr(point) for point, value in enumerate(classes) if value == 2}
+    numbers = {chr(point) for point, value in enumerate(values) if value == 2}
     newer = digits()
     if not numbers <= newer or len(blocks) > 256:
         raise SystemExit("Digits lacks a number of the regular expressions, or there are too many blocks.")
@@ -101,10 +145,11 @@ def header() -> str:
             array(f"uint64_t QSLM_CLASS_WORD[{len(words)}]", [f"0x{word:X}" for word in words]),
             "// Ranges of what the pre-tokenizer Digits takes for a number beside those above: its Unicode is newer.",
             array(f"uint32_t QSLM_NEWER_NUMBERS[{len(only)}][2]", only),
-            "#endif",
+            "#endif\n",
         ]
     )
 
 
 if __name__ == "__main__":
-    print(header())
+    for name, text in (("unicode_classes.h", classes()), ("unicode_nfc.h", nfc())):
+        (FOLDER / name).write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Peer
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 
 from qslm import _native
 from qslm.loading.locating import SHIPPED
@@ -137,6 +137,33 @@ def test_the_ids_of_any_merges(file, text):
     check_same(ours, peer, text)
     ids = ours.encode(text.encode()).tolist()
     assert ours.decode(ids).decode(errors="replace") == peer.decode(ids)
+
+
+def test_text_that_is_surely_in_nfc_is_encoded_and_other_text_refused(data_folder):
+    path = data_folder / "tokenizers" / "20B_tokenizer.json"
+    ours, peer = both(json.loads(path.read_text(encoding="utf-8")))
+    for text in ("Hello,  world!    <|endoftext|>\n", "é日本Ελλάς Привет 한국 " * 3, "    \n  x"):
+        check_same(ours, peer, text)
+    for text in ("e\u0301", "\u1100\u1161", "\u212b", "\u0958"):
+        with pytest.raises(ValueError, match="normalizes text to NFC, which may change this one at byte"):
+            ours.encode(text.encode())
+
+
+def test_what_is_said_to_be_in_nfc_is_left_as_it_is_by_the_package():
+    """Every code point before and after every kind of neighbour that it could compose with."""
+    file = tokenizer_json() | {"normalizer": {"type": "NFC"}}
+    ours = _native.Tokenizer(json.dumps(file).encode())
+    sure = []
+    for one in CLASSED:
+        try:
+            ours.encode(one.encode())
+        except ValueError:
+            continue
+        sure.append(one)
+    assert 100_000 < len(sure) < len(CLASSED) - 1_000
+    for start in range(0, len(sure), 1 << 14):
+        text = "".join(f"{one}a{one}\uac00{one}{one}" for one in sure[start : start + (1 << 14)])
+        assert normalizers.NFC().normalize_str(text) == text
 
 
 def test_a_word_of_many_thousand_letters():
