@@ -231,20 +231,31 @@ static size_t read_escape(const char *at, const char *end, uint32_t *point) {
     return 2;
 }
 
+// Bytes of the character of a string that `at` points at; 0, and a failure there, where it is none.
+static size_t read_character(qslm_json *json, const char *at) {
+    const unsigned char byte = (unsigned char)*at;
+    uint32_t point;
+    if (byte >= 0x20 && byte < 0x80 && byte != '\\') return 1;
+    const size_t left = (size_t)(json->end - at);
+    const size_t size = byte == '\\' ? read_escape(at, json->end, &point) : qslm_utf8_read(at, left, &point);
+    if (byte >= 0x20 && size) return size;
+    json->next = at;
+    qslm_json_fail(json, byte < 0x20    ? "A control character in a string"
+                         : byte == '\\' ? "A wrong escape"
+                                        : "Bytes that are not UTF-8");
+    return 0;
+}
+
 bool qslm_json_string(qslm_json *json, qslm_json_span *value) {
     if (!take(json, '"')) return qslm_json_fail(json, "No string");
-    const char *const start = json->next;
-    uint32_t point;
-    while (json->next < json->end && *json->next != '"') {
-        const unsigned char byte = (unsigned char)*json->next;
-        const size_t left = (size_t)(json->end - json->next);
-        if (byte < 0x20) return qslm_json_fail(json, "A control character in a string");
-        const size_t size = byte == '\\' ? read_escape(json->next, json->end, &point)
-                            : byte < 0x80 ? 1 : qslm_utf8_read(json->next, left, &point);
-        if (!size) return qslm_json_fail(json, byte == '\\' ? "A wrong escape" : "Bytes that are not UTF-8");
-        json->next += size;
+    const char *const start = json->next, *at = start;
+    while (at < json->end && *at != '"') {
+        const size_t size = read_character(json, at);
+        if (!size) return false;
+        at += size;
     }
-    *value = (qslm_json_span){start, (size_t)(json->next - start)};
+    json->next = at;
+    *value = (qslm_json_span){start, (size_t)(at - start)};
     json->fresh = false;
     return take(json, '"') || qslm_json_fail(json, "A string without an end");
 }
@@ -254,19 +265,13 @@ bool qslm_json_decode(qslm_json_span string, char *buffer, size_t capacity, size
     size_t filled = 0;
     while (at < end) {
         char piece[QSLM_UTF8_LONGEST] = {*at};
-        size_t length = 1;
-        if (*at == '\\') {
-            uint32_t point = 0;
-            const size_t taken = read_escape(at, end, &point);
-            if (!taken) return false;
-            length = qslm_utf8_write(point, piece);
-            at += taken;
-        } else {
-            at++;
-        }
-        if (capacity - filled < length) return false;
-        memcpy(buffer + filled, piece, length);
-        filled += length;
+        uint32_t point = 0;
+        const bool escaped = *at == '\\';
+        const size_t taken = escaped ? read_escape(at, end, &point) : 1;
+        const size_t length = escaped ? qslm_utf8_write(point, piece) : 1;
+        if (!taken || capacity - filled < length) return false;
+        for (size_t i = 0; i < length; i++) buffer[filled++] = piece[i];
+        at += taken;
     }
     *size = filled;
     return true;

@@ -78,7 +78,7 @@ bool qslm_json_string(qslm_json *json, qslm_json_span *value);
 // Reads over any value, and checks it. `value` may be NULL; of a string it has the quotes.
 bool qslm_json_skip(qslm_json *json, qslm_json_span *value);
 
-// Puts the string of a span that qslm_json_string or qslm_json_next_member gave, without escapes, as UTF-8 into `buffer`
+// Puts the string of a span that qslm_json_string or qslm_json_next_member gave, without escapes, as UTF-8 to `buffer`
 // (no 0 is added), its bytes into `size`: at most those of the span. Returns false where it does not fit.
 bool qslm_json_decode(qslm_json_span string, char *buffer, size_t capacity, size_t *size);
 

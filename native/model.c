@@ -259,6 +259,10 @@ const qslm_sizes *qslm_sizes_of(const qslm_model *model) {
     return &model->sizes;
 }
 
+const qslm_file *qslm_file_of(const qslm_model *model) {
+    return &model->file;
+}
+
 size_t qslm_weight_bytes(const qslm_model *model) {
     return model->file.data_bytes;
 }

@@ -43,6 +43,7 @@ qslm_model *qslm_load(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_are
 
 const qslm_sizes *qslm_sizes_of(const qslm_model *model);
 size_t qslm_weight_bytes(const qslm_model *model); // of all tensors
+const qslm_file *qslm_file_of(const qslm_model *model);
 
 // Go on by the tokens ids (count,), 1 or more. logits (vocabulary,) of the last, or of all (count, vocabulary); they may
 // be NULL. False and an error where an id is no token, the model is a classifier, or its context is full.

@@ -9,6 +9,7 @@ void bind_gptq(nb::module_ &m);
 void bind_matrix(nb::module_ &m);
 void bind_file(nb::module_ &m);
 void bind_engine(nb::module_ &m);
+void bind_tokenizer(nb::module_ &m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Compiled kernels of qslm.";
@@ -18,4 +19,5 @@ NB_MODULE(_native, m) {
     bind_matrix(m);
     bind_file(m);
     bind_engine(m);
+    bind_tokenizer(m);
 }

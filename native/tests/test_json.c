@@ -32,7 +32,8 @@ static void test_takes_json(void) {
 
 static void test_refuses_the_rest(void) {
     static const char *const texts[][2] = {
-        {"", "No value"}, {"[", "No value"}, {"[1", "Neither a comma nor ]"}, {"[1,]", "No value"}, {"[,1]", "No value"},
+        {"", "No value"}, {"[", "No value"}, {"[1", "Neither a comma nor ]"}, {"[1,]", "No value"},
+        {"[,1]", "No value"},
         {"{\"a\"}", "No colon"}, {"{\"a\":}", "No value"}, {"{\"a\":1,}", "No string"}, {"{a:1}", "No string"},
         {"[1}", "Neither a comma nor ]"}, {"{\"a\":1]", "Neither a comma nor }"}, {"1 2", "More text"},
         {"01", "begins with 0"}, {"1.", "after its point"}, {"1e", "exponent"}, {"-", "No number"}, {"+1", "No value"},

@@ -1,7 +1,9 @@
 """Types of the compiled kernels; arrays are contiguous and on the CPU, those of one call of one float type."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -81,3 +83,18 @@ class Engine:
     def memory_bytes(self) -> int: ...
 
 def draw(logits: NDArray[Any], temperature: float, top_p: float, random: int) -> tuple[int, int]: ...
+
+class Tokenizer:
+    """Byte-level BPE out of the bytes of a tokenizer.json. Raises ValueError, with the reason, where it refuses one."""
+
+    def __init__(self, json: bytes) -> None: ...
+    @property
+    def arena_bytes(self) -> int:
+        """Of memory that the loaded tokenizer takes."""
+    def __len__(self) -> int: ...
+    def encode(self, text: bytes) -> NDArray[np.uint32]:
+        """Ids `(tokens,)` of UTF-8 text; added tokens are found in it. Raises ValueError on bytes that are no UTF-8."""
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> bytes:
+        """The bytes of tokens; an id without a token raises ValueError."""
+    def find(self, name: str) -> int | None:
+        """The id of the token of this name in the file."""
