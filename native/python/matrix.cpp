@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bandwidth.h"
 #include "packing.h"
 
 namespace nb = nanobind;
@@ -134,6 +135,11 @@ void choose_kernels(std::optional<std::string> name) {
     require(qslm_choose_kernels(name ? name->c_str() : nullptr), "no such kernels on this machine");
 }
 
+uint64_t sum_words(Input1<uint64_t> words, const Threads *threads) {
+    nb::gil_scoped_release release;
+    return qslm_sum_words(words.data(), words.shape(0), threads ? threads->pool : nullptr);
+}
+
 }  // namespace
 
 void bind_matrix(nb::module_ &m) {
@@ -154,4 +160,6 @@ void bind_matrix(nb::module_ &m) {
           "Round a token to int8; returns its scale.");
     m.def("kernels", kernels, "The names of the kernels that this machine can run, best first.");
     m.def("choose_kernels", choose_kernels, nb::arg("name").none(), "Use these kernels; None: the best.");
+    m.def("sum_words", sum_words, nb::arg("words").noconvert(), nb::arg("threads").none() = nb::none(),
+          "The sum of 64-bit words, read on all threads: how fast memory is.");
 }
