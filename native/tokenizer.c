@@ -162,7 +162,7 @@ size_t qslm_tokenizer_scratch(size_t size) {
 bool qslm_tokenizer_encode(const qslm_tokenizer *tokenizer, const char *text, size_t size, uint32_t *scratch,
                            uint32_t *ids, size_t *count, qslm_error *error) {
     uint32_t point;
-    if (size >= (size_t)1 << 28) return qslm_fail(error, "A text of %zu bytes; 268,435,455 are the most.", size);
+    if (size >= (size_t)1 << 27) return qslm_fail(error, "A text of %zu bytes; 134,217,727 are the most.", size);
     for (size_t at = 0; at < size;) {
         const size_t length = qslm_utf8_read(text + at, size - at, &point);
         if (!length) return qslm_fail(error, "The text is not UTF-8: byte %zu begins no character.", at);

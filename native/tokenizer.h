@@ -85,9 +85,9 @@ bool qslm_tokenizer_load(qslm_tokenizer *tokenizer, const qslm_tokenizer_plan *p
 // Numbers of 32 bits that encoding a text of `size` bytes works with.
 size_t qslm_tokenizer_scratch(size_t size);
 
-// Ids of UTF-8 text of less than 2^28 bytes: `ids` has room for `size` of them, `count` says how many there are.
-// Refuses bytes that are not UTF-8, and where the file normalizes text to NFC, a text that this could change: nothing
-// is normalized here.
+// Ids of UTF-8 text of less than 2^27 bytes (so that scratch memory takes less than 2^32): `ids` has room for `size` of
+// them, `count` says how many there are. Refuses bytes that are not UTF-8, and where the file normalizes text to NFC, a
+// text that this could change: nothing is normalized here.
 bool qslm_tokenizer_encode(const qslm_tokenizer *tokenizer, const char *text, size_t size, uint32_t *scratch,
                            uint32_t *ids, size_t *count, qslm_error *error);
 

@@ -24,7 +24,8 @@ fuzz() { # name, sources
         rmdir ../fuzz-found 2>/dev/null || true
         echo "$name: $(grep '^Done' "$folder/log")"
     else
-        ${CC:-cc} $flags -fsanitize=address,undefined "tests/fuzz_$name.c" tests/run_corpus.c "$@" -lm -o "$folder/$name"
+        ${CC:-cc} $flags -fsanitize=address,undefined "tests/fuzz_$name.c" tests/run_corpus.c "$@" \
+            -lm -o "$folder/$name"
         echo "$name: no libFuzzer, the corpus alone: $("$folder/$name" tests/corpus/"$name"/*)"
     fi
 }
