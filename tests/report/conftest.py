@@ -107,5 +107,5 @@ def failed_run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("failed")
     with pytest.raises(StudyError, match="None of"):
-        study(folder, max_bytes=3400, max_loss=0.0, kind="points")
+        study(folder, max_bytes=3410, max_loss=0.0, kind="points")
     return folder

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qslm import _native, folders, packed
 from qslm.errors import ArtifactError, TaskError
+from qslm.formats.reading import file_digest, reading
 
 CHUNK = 8  # tokens that go through the network together
 
@@ -37,11 +38,15 @@ class Engine:
         folder = packed.folder_of(folder)
         self.config, entry = packed.read_config(folder)
         packed.read_manifest(folder, entry)
+        path = folder / folders.MODEL
+        with reading(path):
+            if file_digest(path) != entry["sha256"]:
+                raise ArtifactError(f"The sha256 of {path} is not the one in {folders.CONFIG}.", packed.ALTERED)
         threads = threads or len(os.sched_getaffinity(0))
         try:
-            self._engine = _native.Engine(str(folder / folders.MODEL), json.dumps(self.config), chunk, threads)
+            self._engine = _native.Engine(str(path), json.dumps(self.config), chunk, threads)
         except RuntimeError as error:
-            raise ArtifactError(f"{folder}: {error}", _REMEDY) from error
+            raise ArtifactError(f"{folder}: {str(error).rstrip('.')}.", _REMEDY) from error
         self._engine.use_floats(floats)
         self.vocabulary_size = self._engine.sizes["vocabulary_size"]
         self.classes = self._engine.sizes["classes"] or None
@@ -110,7 +115,9 @@ class Engine:
         try:
             method(np.asarray(ids, np.int32), logits)
         except ValueError as error:
-            raise TaskError(str(error), "Use the model's own tokenizer, and the task that it was made for.") from error
+            raise TaskError(
+                f"{str(error).rstrip('.')}.", "Use the model's own tokenizer, and the task that it was made for."
+            ) from error
 
 
 class EngineNetwork(nn.Module):
