@@ -98,6 +98,10 @@ QSLM_SIMD void qslm_fire(const float *current, float *membrane, const float *for
     }
 }
 
+QSLM_SIMD void qslm_add_times(const float *x, float factor, size_t count, float *y) {
+    for (size_t i = 0; i < count; i++) y[i] += x[i] * factor;
+}
+
 QSLM_SIMD void qslm_softmax(float *x, size_t count) {
     float most = x[0];
     for (size_t i = 1; i < count; i++) most = x[i] > most ? x[i] : most;

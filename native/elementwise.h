@@ -34,6 +34,9 @@ void qslm_fire(const float *current, float *membrane, const float *forced, float
 // sum of x[i] * y[i] in the order of the lanes.
 float qslm_dot(const float *x, const float *y, size_t count);
 
+// y = y + x * factor, (count,).
+void qslm_add_times(const float *x, float factor, size_t count, float *y);
+
 // Probabilities of logits (count,), in place.
 void qslm_softmax(float *x, size_t count);
 

@@ -7,10 +7,10 @@
 #include "model_inside.h"
 #include "portable.h"
 
-enum { MOST_LAYERS = 4096, MOST_WORDS = 1 << 24, MOST_CHUNK = 4096, LINE = 64 };
+enum { MOST_CHUNK = 4096, LINE = 64 };
 #define MAGIC 0x716d6c73u // "qslm" turned round
 
-static const qslm_graph *const GRAPHS[] = {&qslm_spikegpt};
+static const qslm_graph *const GRAPHS[] = {&qslm_spikegpt, &qslm_llama};
 
 // What a saved state begins with.
 typedef struct {
@@ -24,46 +24,21 @@ static size_t lines(size_t bytes) {
 
 // ---- config.json --------------------------------------------------------------------------------------------------
 
-static bool is_size(int64_t size, int64_t most) {
-    return size > 0 && size <= most;
-}
-
-static bool read_sizes(qslm_bytes config, qslm_model *model, qslm_json_span *architecture, qslm_error *error) {
+static bool read_architecture(qslm_bytes config, qslm_json_span *architecture, qslm_error *error) {
     qslm_json json = qslm_json_open((const char *)config.start, config.size, error);
     qslm_json_span key;
-    int64_t vocabulary = 0, width = 0, layers = 0, ffn_width = 0, context = 1024, classes = 0;
-    model->binary_embedding = true;
     qslm_json_enter_object(&json);
     while (qslm_json_next_member(&json, &key)) {
         if (qslm_json_equals(key, "architecture")) qslm_json_string(&json, architecture);
-        else if (qslm_json_equals(key, "vocabulary_size")) qslm_json_int64(&json, &vocabulary);
-        else if (qslm_json_equals(key, "width")) qslm_json_int64(&json, &width);
-        else if (qslm_json_equals(key, "layers")) qslm_json_int64(&json, &layers);
-        else if (qslm_json_equals(key, "ffn_width")) qslm_json_int64(&json, &ffn_width);
-        else if (qslm_json_equals(key, "context_length")) qslm_json_int64(&json, &context);
-        else if (qslm_json_equals(key, "binary_embedding")) qslm_json_bool(&json, &model->binary_embedding);
-        else if (qslm_json_equals(key, "classes") && qslm_json_peek(&json) != QSLM_JSON_NULL) {
-            qslm_json_int64(&json, &classes);
-            if (classes < 1) return qslm_fail(error, "config.json says %lld classes.", (long long)classes);
-        } else {
-            qslm_json_skip(&json, NULL);
-        }
+        else qslm_json_skip(&json, NULL);
     }
-    if (!qslm_json_close(&json)) return false;
-    if (!is_size(vocabulary, MOST_WORDS) || !is_size(width, QSLM_MOST_COLUMNS) || !is_size(layers, MOST_LAYERS) ||
-        !is_size(ffn_width, QSLM_MOST_COLUMNS) || !is_size(context, MOST_WORDS) || classes > MOST_WORDS) {
-        return qslm_fail(error, "config.json has unusable sizes: %lld words, width %lld, %lld layers, ffn_width %lld.",
-                         (long long)vocabulary, (long long)width, (long long)layers, (long long)ffn_width);
-    }
-    model->sizes = (qslm_sizes){(size_t)vocabulary, (size_t)width,   (size_t)layers,
-                                (size_t)ffn_width,  (size_t)context, (size_t)classes};
-    return true;
+    return qslm_json_close(&json);
 }
 
 static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm_error *error) {
     qslm_json_span architecture = {"", 0};
     if (chunk < 1 || chunk > MOST_CHUNK) return qslm_fail(error, "A chunk has 1 to %d tokens.", MOST_CHUNK);
-    if (!read_sizes(config, model, &architecture, error)) return false;
+    if (!read_architecture(config, &architecture, error)) return false;
     for (size_t i = 0; i < sizeof GRAPHS / sizeof *GRAPHS; i++) {
         if (qslm_json_equals(architecture, GRAPHS[i]->name)) model->graph = GRAPHS[i];
     }
@@ -71,10 +46,13 @@ static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm
         return qslm_fail(error, "The engine does not run the architecture %.*s.",
                          (int)(architecture.size < 80 ? architecture.size : 80), architecture.text);
     }
-    const size_t widest = model->sizes.width > model->sizes.ffn_width ? model->sizes.width : model->sizes.ffn_width;
     model->chunk = chunk;
+    model->config = config;
+    if (!model->graph->configure(model, config, error)) return false;
+    size_t widest = model->widest > model->sizes.width ? model->widest : model->sizes.width;
+    if (model->sizes.ffn_width > widest) widest = model->sizes.ffn_width;
     model->widest = (widest + LINE - 1) / LINE * LINE;
-    return model->graph->configure(model, config, error);
+    return true;
 }
 
 // ---- loading ------------------------------------------------------------------------------------------------------
@@ -172,6 +150,10 @@ static state_header *header_of(const qslm_model *model) {
     return (state_header *)(void *)model->state; // at a multiple of 64
 }
 
+size_t qslm_tokens_seen(const qslm_model *model) {
+    return (size_t)header_of(model)->tokens;
+}
+
 static bool check_ids(const qslm_model *model, const int32_t *ids, size_t count, qslm_error *error) {
     if (count == 0) return qslm_fail(error, "There are no tokens to go on by.");
     for (size_t i = 0; i < count; i++) {
@@ -193,6 +175,10 @@ static void run(qslm_model *model, const int32_t *ids, size_t count) {
 static bool advance(qslm_model *model, const int32_t *ids, size_t count, bool all, float *logits, qslm_error *error) {
     if (model->sizes.classes > 0) return qslm_fail(error, "A classifier does not predict tokens.");
     if (!check_ids(model, ids, count, error)) return false;
+    if (model->graph->limited && count > model->sizes.context - qslm_tokens_seen(model)) {
+        return qslm_fail(error, "The context of %zu tokens is full: %zu were seen, %zu are to come.", model->sizes.context,
+                         qslm_tokens_seen(model), count);
+    }
     for (size_t done = 0; done < count; done += model->chunk) {
         const size_t piece = count - done < model->chunk ? count - done : model->chunk;
         run(model, ids + done, piece);
@@ -251,6 +237,7 @@ bool qslm_restore_state(qslm_model *model, const void *state, size_t size) {
     if (size != model->state_bytes) return false;
     memcpy(&header, state, sizeof header);
     if (header.magic != MAGIC || header.bytes != size) return false;
+    if (model->graph->limited && header.tokens > model->sizes.context) return false;
     memcpy(model->state, state, size);
     return true;
 }

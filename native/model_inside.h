@@ -7,8 +7,9 @@
 
 // A kind of network: what it needs, and how it computes.
 typedef struct {
-    const char *name; // the architecture in config.json
-    // Read its own settings from config.json, of which the sizes are read; false and an error where they are not fit.
+    const char *name;     // the architecture in config.json
+    bool limited;         // to its context
+    // Read the sizes from config.json; false and an error where they are not fit.
     bool (*configure)(qslm_model *model, qslm_bytes config, qslm_error *error);
     // How many bytes of parameters, buffers and state it takes.
     size_t (*memory)(const qslm_model *model);
@@ -19,13 +20,14 @@ typedef struct {
     void (*run)(qslm_model *model, const int32_t *ids, size_t count);
 } qslm_graph;
 
-extern const qslm_graph qslm_spikegpt;
+extern const qslm_graph qslm_spikegpt, qslm_llama;
 
 struct qslm_model {
     const qslm_graph *graph;
     qslm_sizes sizes;
     size_t chunk;
     bool binary_embedding, floats;
+    qslm_bytes config;
     qslm_file file;
     qslm_arena *arena;
     qslm_threads *threads;
@@ -44,6 +46,9 @@ struct qslm_model {
 
 // y (count, rows) = matrix times x (count, columns), rounded to integers unless the model uses floats.
 void qslm_linear(qslm_model *model, const qslm_matrix *matrix, const float *x, size_t count, float *y);
+
+// How many tokens the state has seen.
+size_t qslm_tokens_seen(const qslm_model *model);
 
 // A site of the shape (rows, columns) as a matrix, or as floats (columns,) of a vector, taken from the arena; NULL and an
 // error where it is missing or of another shape.

@@ -7,6 +7,7 @@
 #include "portable.h"
 
 #define EMPTY_EXPONENT (-1e38f)
+enum { MOST_LAYERS = 4096, MOST_WORDS = 1 << 24 };
 
 // What a block carries from token to token, each (width,): offsets in its part of the state.
 enum { ATT_INPUT, WKV, ATT_MEMBRANE = 4, FFN_INPUT, FFN_MEMBRANE, CARRIED };
@@ -33,8 +34,40 @@ static size_t floats(size_t count) {
     return count * sizeof(float) + 64; // a line for its alignment
 }
 
+// ---- config.json --------------------------------------------------------------------------------------------------
+
+static bool is_size(int64_t size, int64_t most) {
+    return size > 0 && size <= most;
+}
+
 static bool configure(qslm_model *model, qslm_bytes config, qslm_error *error) {
-    (void)model, (void)config, (void)error;
+    qslm_json json = qslm_json_open((const char *)config.start, config.size, error);
+    qslm_json_span key;
+    int64_t vocabulary = 0, width = 0, layers = 0, ffn_width = 0, context = 1024, classes = 0;
+    model->binary_embedding = true;
+    qslm_json_enter_object(&json);
+    while (qslm_json_next_member(&json, &key)) {
+        if (qslm_json_equals(key, "vocabulary_size")) qslm_json_int64(&json, &vocabulary);
+        else if (qslm_json_equals(key, "width")) qslm_json_int64(&json, &width);
+        else if (qslm_json_equals(key, "layers")) qslm_json_int64(&json, &layers);
+        else if (qslm_json_equals(key, "ffn_width")) qslm_json_int64(&json, &ffn_width);
+        else if (qslm_json_equals(key, "context_length")) qslm_json_int64(&json, &context);
+        else if (qslm_json_equals(key, "binary_embedding")) qslm_json_bool(&json, &model->binary_embedding);
+        else if (qslm_json_equals(key, "classes") && qslm_json_peek(&json) != QSLM_JSON_NULL) {
+            qslm_json_int64(&json, &classes);
+            if (classes < 1) return qslm_fail(error, "config.json says %lld classes.", (long long)classes);
+        } else {
+            qslm_json_skip(&json, NULL);
+        }
+    }
+    if (!qslm_json_close(&json)) return false;
+    if (!is_size(vocabulary, MOST_WORDS) || !is_size(width, QSLM_MOST_COLUMNS) || !is_size(layers, MOST_LAYERS) ||
+        !is_size(ffn_width, QSLM_MOST_COLUMNS) || !is_size(context, MOST_WORDS) || classes > MOST_WORDS) {
+        return qslm_fail(error, "config.json has unusable sizes: %lld words, width %lld, %lld layers, ffn_width %lld.",
+                         (long long)vocabulary, (long long)width, (long long)layers, (long long)ffn_width);
+    }
+    model->sizes = (qslm_sizes){(size_t)vocabulary, (size_t)width,   (size_t)layers,
+                                (size_t)ffn_width,  (size_t)context, (size_t)classes};
     return true;
 }
 
@@ -238,4 +271,4 @@ static void run(qslm_model *model, const int32_t *ids, size_t count) {
     norm_tokens(model->stream, network->ln_out, count, width, model->stream);
 }
 
-const qslm_graph qslm_spikegpt = {"spikegpt", configure, memory, prepare, reset, run};
+const qslm_graph qslm_spikegpt = {"spikegpt", false, configure, memory, prepare, reset, run};
