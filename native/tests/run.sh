@@ -10,7 +10,7 @@ warnings="-std=c11 -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off"
 openmp=
 if echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$folder/openmp" 2>/dev/null; then openmp=-fopenmp; fi
 kernels="recurrence.c packing.c layout.c gptq.c memory.c"
-engine="error.c json.c file.c format.c layout.c packing.c matrix.c matrix_scalar.c matrix_avx512.c threads.c"
+engine="error.c json.c file.c format.c layout.c packing.c matrix.c matrix_scalar.c matrix_avx512.c matrix_avx512_columns.c threads.c"
 sources="tests/test_kernels.c $kernels"
 checks="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 $CC $warnings -Wpedantic $checks -I. tests/test_json.c json.c error.c -o "$folder/json"
