@@ -46,6 +46,7 @@ enum { WORTH_SHARING = 1 << 18 }; // products: fewer are done before another thr
 // ---- integers -----------------------------------------------------------------------------------------------------
 
 enum { INFINITE_BITS = 0x7f800000 };
+static const float SMALLEST = 1e-35f; // neither its scale nor the inverse leave the range of normal numbers
 
 // The largest absolute value, as the bits of a float, which are ordered as the values are; NaN counts as 0.
 QSLM_SIMD static int32_t largest_bits(const float *x, size_t count) {
@@ -74,7 +75,8 @@ float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *co
     const int32_t bits = largest_bits(x, columns), finite = bits < INFINITE_BITS ? bits : INFINITE_BITS - 1;
     float most;
     memcpy(&most, &finite, sizeof most);
-    const float scale = most > 0.0f ? most / 127.0f : 1.0f, inverse = most > 0.0f ? 127.0f / most : 0.0f;
+    const bool counts = most >= SMALLEST;
+    const float scale = counts ? most / 127.0f : 1.0f, inverse = counts ? 127.0f / most : 0.0f;
     round_all(x, columns, inverse, codes);
     memset(codes + columns, 0, stride - columns);
     return scale;
