@@ -1,9 +1,8 @@
 // Choosing kernels, sharing rows among threads, and what is not worth a kernel of its own: products with floats.
 #include "matrix.h"
 
-#include <math.h>
-
 #include "matrix_inside.h"
+#include "portable.h"
 
 // ---- which kernels ------------------------------------------------------------------------------------------------
 
@@ -46,15 +45,39 @@ enum { WORTH_SHARING = 1 << 18 }; // products: fewer are done before another thr
 
 // ---- integers -----------------------------------------------------------------------------------------------------
 
-float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *codes) {
-    float most = 0.0f;
-    for (size_t i = 0; i < columns; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    if (!(most < INFINITY)) most = 3.40282347e38f;
-    const float scale = most > 0.0f ? most / 127.0f : 1.0f, inverse = most > 0.0f ? 127.0f / most : 0.0f;
-    for (size_t i = 0; i < columns; i++) {
-        const float step = x[i] * inverse, away = step + (step < 0.0f ? -0.5f : 0.5f);
-        codes[i] = (int8_t)(away > 127.0f ? 127 : away < -127.0f ? -127 : away == away ? (int)away : 0);
+enum { INFINITE_BITS = 0x7f800000 };
+static const float SMALLEST = 1e-35f; // neither its scale nor the inverse leave the range of normal numbers
+
+// The largest absolute value, as the bits of a float, which are ordered as the values are; NaN counts as 0.
+QSLM_SIMD static int32_t largest_bits(const float *x, size_t count) {
+    int32_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= INT32_MAX;
+        bits = bits > INFINITE_BITS ? 0 : bits;
+        most = bits > most ? bits : most;
     }
+    return most;
+}
+
+QSLM_SIMD static void round_all(const float *x, size_t count, float inverse, int8_t *codes) {
+    for (size_t i = 0; i < count; i++) {
+        const float step = x[i] * inverse, away = step + (step < 0.0f ? -0.5f : 0.5f);
+        float within = away == away ? away : 0.0f;
+        within = within > 127.0f ? 127.0f : within;
+        within = within < -127.0f ? -127.0f : within;
+        codes[i] = (int8_t)(int32_t)within;
+    }
+}
+
+float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *codes) {
+    const int32_t bits = largest_bits(x, columns), finite = bits < INFINITE_BITS ? bits : INFINITE_BITS - 1;
+    float most;
+    memcpy(&most, &finite, sizeof most);
+    const bool counts = most >= SMALLEST;
+    const float scale = counts ? most / 127.0f : 1.0f, inverse = counts ? 127.0f / most : 0.0f;
+    round_all(x, columns, inverse, codes);
     memset(codes + columns, 0, stride - columns);
     return scale;
 }

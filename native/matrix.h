@@ -55,7 +55,7 @@ typedef struct {
 } qslm_tokens;
 
 // Round a token (columns,) to int8, scale = max |x| / 127, ties away from zero; NaN counts as 0. Returns the scale, which
-// is 1 where all are zero. Writes `stride` codes, zeros behind the last.
+// is 1 where all are zero or below 1e-35. Writes `stride` codes, zeros behind the last.
 float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *codes);
 
 // y (tokens, rows) = matrix times tokens. `floats` (tokens, columns) may be NULL unless the matrix is of floats.

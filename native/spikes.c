@@ -84,16 +84,18 @@ static inline float clamped(float x, float most) {
     return x > most ? most : x < -most ? -most : x;
 }
 
-QSLM_SIMD static void find_largest(const float *x, size_t columns, float center, float reach, float *largest,
-                                   float *normal) {
-    float most = 0.0f, most_normal = 0.0f;
+// The largest magnitudes of normal and of salient values; a zero is neither here nor there.
+QSLM_SIMD static void find_largest(const float *x, size_t columns, float center, float reach, float *normal,
+                                   float *salient) {
+    float most_normal = 0.0f, most_salient = 0.0f;
     for (size_t i = 0; i < columns; i++) {
         const float size = fabsf(x[i]);
-        most = size > most ? size : most;
-        most_normal = !(fabsf(x[i] - center) > reach) && size > most_normal ? size : most_normal;
+        const bool beyond = fabsf(x[i] - center) > reach;
+        most_normal = !beyond && size > most_normal ? size : most_normal;
+        most_salient = beyond && size > most_salient ? size : most_salient;
     }
-    *largest = most;
     *normal = most_normal;
+    *salient = most_salient;
 }
 
 // e, the least with size < border 2^e.
@@ -109,23 +111,24 @@ float qslm_encode_spikes(const qslm_spiking_input *input, unsigned bits, const f
     const unsigned salient_bits = input->salient_bits > bits ? input->salient_bits : bits;
     const float most = (float)((1 << (bits - 1)) - 1), most_salient = (float)((1 << (salient_bits - 1)) - 1);
     const float border = most_salient + 0.5f;
-    float center, largest, normal;
+    float center, normal, salient;
     const float reach = reach_of(input, x, columns, keys, &center);
-    find_largest(x, columns, center, reach, &largest, &normal);
+    find_largest(x, columns, center, reach, &normal, &salient);
+    const float largest = normal > salient ? normal : salient;
     const float far = largest / most_salient;
     float step = normal > 0.0f ? normal * input->clip / most : far;
     step = step > far / (1 << MOST_EXPONENT) ? step : far / (1 << MOST_EXPONENT);
     step = step > TINY ? step : TINY;
     if (!(largest > 0.0f)) step = 1.0f;
-    *exponent = largest / step < border ? 0 : exponent_of(largest / step, border);
+    *exponent = salient / step < border ? 0 : exponent_of(salient / step, border);
     const float shrink = 1.0f / (float)(1u << *exponent);
     memset(massive, 0, stride);
     memset(codes + columns, 0, stride - columns);
     for (size_t i = 0; i < columns; i++) {
         const float steps = x[i] / step;
-        const bool salient = fabsf(x[i] - center) > reach && x[i] != 0.0f;
-        const bool is_massive = salient && fabsf(steps) >= border;
-        const float count = clamped(is_massive ? 0.0f : steps, salient ? most_salient + 0.5f : most);
+        const bool beyond = fabsf(x[i] - center) > reach && x[i] != 0.0f;
+        const bool is_massive = beyond && fabsf(steps) >= border;
+        const float count = clamped(is_massive ? 0.0f : steps, beyond ? border : most);
         codes[i] = (int8_t)clamped(rounded(count == count ? count : 0.0f), 127.0f);
         if (is_massive) massive[i] = (int8_t)clamped(rounded(clamped(steps * shrink, 127.0f)), 127.0f);
     }

@@ -5,15 +5,18 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bandwidth.h"
 #include "packing.h"
+#include "spikes.h"
 
 namespace nb = nanobind;
 
@@ -123,6 +126,24 @@ float round_token(Input1<float> x, Output1<int8_t> codes) {
     return qslm_round_token(x.data(), x.shape(0), codes.shape(0), codes.data());
 }
 
+// (step, exponent) of the spike counts of a token; threshold: a modified z-score, or center and reach of a static one.
+std::tuple<float, unsigned> encode_spikes(Input1<float> x, unsigned bits, unsigned salient_bits, float clip,
+                                          double threshold, std::optional<std::tuple<float, float>> saliency,
+                                          Output1<int8_t> codes, Output1<int8_t> massive) {
+    require(bits >= 2 && bits <= 8 && salient_bits >= bits && salient_bits <= 8, "bits are not 2 to 8");
+    require(codes.shape(0) >= x.shape(0) && massive.shape(0) == codes.shape(0), "the codes are too few");
+    qslm_spiking_input input = {salient_bits, clip, static_cast<float>(threshold / 0.6745), false, 0, 0};
+    if (saliency) {
+        input.is_static = true;
+        std::tie(input.center, input.reach) = *saliency;
+    }
+    std::vector<uint32_t> keys(x.shape(0));
+    unsigned exponent = 0;
+    const float step = qslm_encode_spikes(&input, bits, x.data(), x.shape(0), codes.shape(0), keys.data(), codes.data(),
+                                          massive.data(), &exponent);
+    return {step, exponent};
+}
+
 std::vector<std::string> kernels() {
     std::vector<std::string> names;
     for (const char *const *name = qslm_kernel_names(); *name != nullptr; name++) {
@@ -158,6 +179,9 @@ void bind_matrix(nb::module_ &m) {
         .def("read_row", &Matrix::read_row, nb::arg("row"), nb::arg("values").noconvert(), "One row as floats.");
     m.def("round_token", round_token, nb::arg("x").noconvert(), nb::arg("codes").noconvert(),
           "Round a token to int8; returns its scale.");
+    m.def("encode_spikes", encode_spikes, nb::arg("x").noconvert(), nb::arg("bits"), nb::arg("salient_bits"),
+          nb::arg("clip"), nb::arg("threshold"), nb::arg("saliency").none(), nb::arg("codes").noconvert(),
+          nb::arg("massive").noconvert(), "The spike counts of a token; returns the step and the exponent.");
     m.def("kernels", kernels, "The names of the kernels that this machine can run, best first.");
     m.def("choose_kernels", choose_kernels, nb::arg("name").none(), "Use these kernels; None: the best.");
     m.def("sum_words", sum_words, nb::arg("words").noconvert(), nb::arg("threads").none() = nb::none(),

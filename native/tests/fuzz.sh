@@ -32,5 +32,5 @@ fuzz() { # name, sources
 
 fuzz json json.c error.c
 fuzz tokenizer tokenizer.c tokenizer_tables.c tokenizer_read.c tokenizer_load.c words.c nfc.c json.c error.c
-fuzz file file.c format.c model.c spikegpt.c llama.c spikes.c elementwise.c layout.c packing.c matrix.c matrix_scalar.c matrix_avx512.c \
+fuzz file file.c format.c model.c spikegpt.c llama.c spikes.c elementwise.c layout.c packing.c matrix.c matrix_scalar.c matrix_avx512.c matrix_avx512_columns.c \
     threads.c json.c error.c

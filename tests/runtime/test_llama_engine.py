@@ -1,5 +1,10 @@
 """The native engine on networks built as Llama, with numbers and with spike counts, against PyTorch."""
 
+import copy
+import hashlib
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,17 +12,22 @@ import torch
 pytest.importorskip("transformers")
 
 from networks.llama import tiny
+from networks.tasks import NextToken
 
 from qslm import artifact
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
-from qslm.conversion.convert import Conversion, convert
+from qslm.conversion.convert import convert
+from qslm.conversion.packing import SPIKES, round_rest
 from qslm.errors import ArtifactError, TaskError
-from qslm.formats import Format
+from qslm.formats import Format, canonical_json
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.models.causal import CausalLogits
+from qslm.packed import read_config
 from qslm.quantizers import RoundedSites
 from qslm.runtime import Engine
+from qslm.spiking import Encoding
+from qslm.spiking.layer import SpikeActivations
 
 IDS = torch.randint(40, (30,), generator=torch.Generator().manual_seed(3))
 
@@ -68,3 +78,53 @@ def test_a_full_context_is_refused(tmp_path):
 def test_other_types_are_refused_by_name(tmp_path, kind):
     with pytest.raises(ArtifactError, match="types llama and qwen2"):
         Engine(packed(CausalLogits(tiny(kind)), tmp_path, "int4-row"))
+
+
+def spiking(folder, format="int4-sym-row", kind="llama"):
+    """A conversion of a small network with 4-bit spike counts, packed, and the network as it is opened."""
+    model = CausalLogits(tiny(kind))
+    anatomy, config = find_anatomy(model), model.config.to_dict()
+    form = lambda seen: SpikeActivations(Encoding(clip=0.9), 2.5)  # noqa: E731
+    found = convert(model, anatomy, NextToken(model), {SPIKES: form}, weights=Format.parse(format), tokens=500)
+    round_rest(found, anatomy, config).write(folder)
+    return load_checkpoint(folder).model
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("format", ["int4-sym-row", "int4-sym-g32-p2"])
+def test_a_conversion_runs_on_its_spike_counts(tmp_path, kind, format):
+    """Where a value lies between two counts, the last bit of a norm decides: a count more or less is 1/7 of a value."""
+    model = spiking(tmp_path, format, kind)
+    with torch.inference_mode():
+        wanted = model(IDS[None])[0].numpy()
+        other = model(IDS[None].flip(1))[0].numpy()
+    found = Engine(tmp_path, floats=True).advance_all(IDS.tolist())
+    errors = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert np.median(errors) < 1e-3 and errors.max() < 0.2
+    assert np.linalg.norm(other - wanted) > 0.3 * np.linalg.norm(wanted)
+    assert np.array_equal(
+        Engine(tmp_path, chunk=1, threads=1).advance(IDS.tolist()), Engine(tmp_path).advance(IDS.tolist())
+    )
+
+
+def test_spikes_that_config_json_does_not_tell_of_are_refused(tmp_path):
+    spiking(tmp_path)
+    for change, message in (
+        (lambda one: one.pop("spiking"), "does not say how"),
+        (
+            lambda one: one["spiking"]["inputs"][0].update(layers=["network.model.layers.9.mlp.up_proj"]),
+            "no linear layer",
+        ),
+        (lambda one: one["spiking"]["inputs"][0].update(salient_bits=9), "encoding that is not one"),
+        (lambda one: one["spiking"].update(cache={"bits": 4, "steps": None}), "KV cache of integers"),
+    ):
+        config, entry = read_config(tmp_path)
+        config = copy.deepcopy(config)
+        change(config)
+        folder = tmp_path / message.replace(" ", "")
+        folder.mkdir()
+        shutil.copy(tmp_path / "model.safetensors", folder)
+        entry = entry | {"config_sha256": hashlib.sha256(canonical_json(config).encode()).hexdigest()}
+        (folder / "config.json").write_text(json.dumps(config | {"qslm": entry}))
+        with pytest.raises(ArtifactError, match=message):
+            Engine(folder)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qslm import _native
@@ -147,6 +147,7 @@ def test_the_widest_matrix_does_not_overflow():
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=70))
+@example([3.923635700109488e-44])
 @settings(max_examples=200, deadline=None)
 def test_a_token_is_rounded_to_the_nearest_of_127_steps(values):
     x, codes = np.array(values, np.float32), np.full(128, 3, np.int8)

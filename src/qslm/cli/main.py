@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from qslm.cli import (
+    bench,
     data,
     demo,
     energy,
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "energy": energy.energy,
     "verify": verify.verify,
     "generate": generate.generate,
+    "bench": bench.bench,
     "spike": spike.spike,
     "data": data.data,
 }

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from qslm import _native, folders, packed
 from qslm.errors import ArtifactError, TaskError
+from qslm.formats import data_bytes, stored_tensors
+from qslm.formats.manifest import Manifest
 from qslm.formats.reading import file_digest, reading
 
+EMBEDDINGS = ("emb.weight", "network.model.embed_tokens.weight")
 CHUNK = 8  # tokens that go through the network together
 
 _REMEDY = "Pack it again with this qslm, or run it by --engine torch."
@@ -37,7 +40,7 @@ class Engine:
         """Open a packed model. Raises ArtifactError where it is damaged, or no model that the engine runs."""
         folder = packed.folder_of(folder)
         self.config, entry = packed.read_config(folder)
-        packed.read_manifest(folder, entry)
+        manifest = packed.read_manifest(folder, entry)
         path = folder / folders.MODEL
         with reading(path):
             if file_digest(path) != entry["sha256"]:
@@ -50,6 +53,9 @@ class Engine:
         self._engine.use_floats(floats)
         self.vocabulary_size = self._engine.sizes["vocabulary_size"]
         self.classes = self._engine.sizes["classes"] or None
+
+        self.bytes_per_token = self.weight_bytes - _unread(manifest)
+        """Bytes of weights that a token reads at most: all but those of an embedding of its own."""
 
     @property
     def weight_bytes(self) -> int:
@@ -118,6 +124,16 @@ class Engine:
             raise TaskError(
                 f"{str(error).rstrip('.')}.", "Use the model's own tokenizer, and the task that it was made for."
             ) from error
+
+
+def _unread(manifest: Manifest) -> int:
+    """Bytes of the embedding but for a row, where no other layer shares it."""
+    names = [name for name in EMBEDDINGS if name in manifest.sites and name not in manifest.aliases.values()]
+    return sum(
+        sum(map(data_bytes, stored_tensors(format, shape, name))) * (shape[0] - 1) // shape[0]
+        for name in names
+        for format, shape in [manifest.sites[name]]
+    )
 
 
 class EngineNetwork(nn.Module):
