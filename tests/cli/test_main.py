@@ -11,8 +11,8 @@ import torch
 from qslm.cli.options import use_threads
 
 VERBS = (
-    "demo", "inspect", "sensitivity", "search", "status", "select", "eval", "energy", "verify", "generate", "train",
-    "data",
+    "demo", "inspect", "sensitivity", "search", "status", "select", "eval", "energy", "verify", "generate", "bench",
+    "train", "data",
 )  # fmt: skip
 
 

@@ -2,10 +2,16 @@ import json
 import re
 
 import pytest
+from networks.spikegpt import random_spikegpt
 from rich.console import Console
 
+from qslm import artifact
+from qslm.allocation import Allocation
+from qslm.anatomy.find import find_anatomy
 from qslm.cli.storage import templates
 from qslm.errors import FormatError
+from qslm.formats import Format
+from qslm.quantizers import RoundedSites
 
 SURE = ("--binary-embedding", "true")
 
@@ -185,3 +191,22 @@ def test_a_truncated_checkpoint_is_refused(refused, checkpoint, tmp_path):
     whole = (checkpoint / "model.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     assert "cut.pth" in refused("inspect", tmp_path / "cut.pth")
+
+
+def test_bench_measures_a_packed_model(call, refused, tmp_path):
+    model = random_spikegpt(vocabulary=40, width=32, layers=2)
+    allocation = Allocation.uniform(find_anatomy(model), Format.parse("int4-row"))
+    sites = RoundedSites(model.state_dict(), allocation)
+    artifact.write(tmp_path / "packed", sites, allocation, config=model.config.to_dict())
+    found = json.loads(
+        call("bench", tmp_path / "packed", "--tokens", 4, "--prompt", 8, "--threads", 1, "--json").stdout
+    )
+    assert found["decoding"] > 0 and found["prefill"] > 0 and found["bandwidth"] > 1e6 and found["threads"] == 1
+    assert 0 < found["bytes_per_token"] < found["file_bytes"]
+    assert found["share"] == pytest.approx(found["bytes_per_token"] * found["decoding"] / found["bandwidth"], rel=2)
+    assert "config.json" in refused("bench", tmp_path)
+
+
+def test_an_engine_that_is_none_or_cannot_be_had_is_refused(refused, tmp_path):
+    assert "no engine 'cuda'" in refused("generate", "spikegpt-mini", "--prompt", "x", "--engine", "cuda")
+    assert "not a packed model" in refused("generate", "spikegpt-mini", "--prompt", "x", "--engine", "native")
