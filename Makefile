@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-NATIVE := $(wildcard native/*.c native/*.h native/python/*.cpp)
+NATIVE := $(wildcard native/*/*.c native/*/*.h native/python/*.cpp)
 
 .PHONY: setup build demo test lint native clean
 

@@ -11,9 +11,9 @@
 #include <tuple>
 #include <vector>
 
-#include "mapping.h"
-#include "model.h"
-#include "sampling.h"
+#include "formats/mapping.h"
+#include "graphs/model.h"
+#include "graphs/sampling.h"
 
 namespace nb = nanobind;
 

@@ -1,5 +1,5 @@
 // The reader of packed models for Python's tests: what it finds in a file.
-#include "file.h"
+#include "formats/file.h"
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>

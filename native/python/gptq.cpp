@@ -5,7 +5,7 @@
 #include <cmath>
 #include <new>
 
-#include "gptq.h"
+#include "training/gptq.h"
 
 namespace nb = nanobind;
 

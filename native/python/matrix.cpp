@@ -1,5 +1,5 @@
 // Packed matrices for Python: the buffers of a stored site, times tokens. Sizes are checked here.
-#include "matrix.h"
+#include "products/matrix.h"
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -14,9 +14,9 @@
 #include <tuple>
 #include <vector>
 
-#include "bandwidth.h"
-#include "packing.h"
-#include "spikes.h"
+#include "system/bandwidth.h"
+#include "packing/packing.h"
+#include "graphs/spikes.h"
 
 namespace nb = nanobind;
 

@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "layout.h"
-#include "packing.h"
+#include "packing/layout.h"
+#include "packing/packing.h"
 
 namespace nb = nanobind;
 

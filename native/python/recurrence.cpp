@@ -7,8 +7,8 @@
 #include <optional>
 
 extern "C" {
-#include "memory.h"
-#include "recurrence.h"
+#include "training/memory.h"
+#include "training/recurrence.h"
 }
 
 namespace nb = nanobind;

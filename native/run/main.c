@@ -8,10 +8,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "mapping.h"
-#include "model.h"
-#include "sampling.h"
-#include "tokenizer.h"
+#include "formats/mapping.h"
+#include "graphs/model.h"
+#include "graphs/sampling.h"
+#include "text/tokenizer.h"
 
 enum { CHUNK = 8, MOST_PATH = 4096 };
 

@@ -30,7 +30,7 @@ fuzz() { # name, sources
     fi
 }
 
-fuzz json json.c error.c
-fuzz tokenizer tokenizer.c tokenizer_tables.c tokenizer_read.c tokenizer_load.c words.c nfc.c json.c error.c
-fuzz file file.c format.c model.c spikegpt.c llama.c spikes.c elementwise.c layout.c packing.c matrix.c matrix_scalar.c matrix_avx512.c matrix_avx512_columns.c \
-    threads.c json.c error.c
+packed="packing/*.c system/error.c system/threads.c formats/json.c"
+fuzz json formats/json.c system/error.c
+fuzz tokenizer text/*.c formats/json.c system/error.c
+fuzz file $packed formats/file.c formats/format.c products/*.c graphs/*.c

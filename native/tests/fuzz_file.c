@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model.h"
+#include "graphs/model.h"
 
 static void run(qslm_bytes file, qslm_bytes config, uint8_t *memory, size_t size) {
     qslm_error error;

@@ -9,10 +9,9 @@ trap 'rm -rf "$folder"' EXIT
 warnings="-std=c11 -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off"  # OpenMP is optional
 openmp=
 if echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$folder/openmp" 2>/dev/null; then openmp=-fopenmp; fi
-kernels="recurrence.c packing.c layout.c gptq.c memory.c"
-sources="tests/test_kernels.c $kernels"
+sources="tests/test_kernels.c training/*.c packing/*.c"
 checks="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
-$CC $warnings -Wpedantic $checks -I. tests/test_json.c json.c error.c -o "$folder/json"
+$CC $warnings -Wpedantic $checks -I. tests/test_json.c formats/json.c system/error.c -o "$folder/json"
 "$folder/json"
 # -D_DEFAULT_SOURCE: -std=c11 alone hides nothing that the kernels need, but some C libraries' mallopt.
 $CC $warnings -O1 -g -D_DEFAULT_SOURCE -DQSLM_ONE_TARGET -fno-omit-frame-pointer \
@@ -31,4 +30,20 @@ if [ "$one" != "$other" ]; then
     exit 1
 fi
 echo "LIF, WKV and GPTQ: the same bits, scalar and SIMD ($one)"
+
+# Every kernel that multiplies, against its definition.
+products="tests/test_matrix.c products/*.c packing/*.c system/threads.c"
+$CC $warnings $checks -D_DEFAULT_SOURCE -I. $products -o "$folder/products-checked" -pthread &
+checked=$!
+$CC $warnings -O3 -D_DEFAULT_SOURCE -I. $products -o "$folder/products" -pthread &
+shipped=$!
+wait $checked
+wait $shipped
+"$folder/products-checked" 300
+"$folder/products" 1000
+if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
+    sh tests/cross.sh
+else
+    echo "aarch64: skipped, for there is no aarch64-linux-gnu-gcc or no qemu-aarch64"
+fi
 sh tests/fuzz.sh

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json.h"
+#include "formats/json.h"
 
 static void check(bool holds, const char *what) {
     if (holds) return;

@@ -8,12 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gptq.h"
-#include "memory.h"
-#include "layout.h"
-#include "packing.h"
-#include "portable.h"
-#include "recurrence.h"
+#include "training/gptq.h"
+#include "training/memory.h"
+#include "packing/layout.h"
+#include "packing/packing.h"
+#include "system/portable.h"
+#include "training/recurrence.h"
 
 static uint64_t random_state = 0x9E3779B97F4A7C15u;
 static uint64_t digest = 0xCBF29CE484222325u;

@@ -1,4 +1,4 @@
-"""Write `native/unicode_classes.h` and `native/unicode_nfc.h`.
+"""Write `native/text/unicode_classes.h` and `native/text/unicode_nfc.h`.
 
 The first tells which code points are letters, numbers and white space for byte-level BPE, as the package `tokenizers`
 itself has it: it is asked by the two things in it that classify, its regular expressions (`\\p{L}`, `\\p{N}`, `\\s`;
@@ -19,7 +19,7 @@ POINTS = 0x110000
 BLOCK = 256  # code points of a block; equal blocks are stored once
 PATTERNS = {1: r"\p{L}", 2: r"\p{N}", 3: r"\s"}
 WIDTH = 118
-FOLDER = Path(__file__).parents[1]
+FOLDER = Path(__file__).parents[1] / "text"
 JAMO = (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))  # vowels and ends of Hangul compose by a rule, not by the table
 
 NFC = """\

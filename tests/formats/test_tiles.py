@@ -20,7 +20,7 @@ def random_codes(rows: int, columns: int, bits: int, seed: int) -> torch.Tensor:
 
 
 def by_definition(codes: np.ndarray, bits: int, by_columns: bool) -> bytes:
-    """What `native/layout.h` says, with arrays: blocks, planes, vectors, slices, then the stream of the rest."""
+    """What `native/packing/layout.h` says, with arrays: blocks, planes, vectors, slices, the stream of the rest."""
     rows, columns = codes.shape
     if by_columns:
         whole = rows // 128 * 128

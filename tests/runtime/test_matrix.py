@@ -62,7 +62,7 @@ def random_tokens(count: int, width: int, density: float, seed: int) -> np.ndarr
 
 
 def expected(tensor: QuantizedTensor, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The definition of `native/matrix.h`: exact sums of groups, then float32 in the order of the groups."""
+    """The definition of `native/products/matrix.h`: exact sums of groups, then float32 in the order of the groups."""
     height, width = tensor.shape
     size = tensor.format.group_size or width
     y = np.zeros((len(codes), height), np.float32)

@@ -1,4 +1,4 @@
-"""Codes of 1 to 16 bits as a bit stream without gaps, by the C kernels of `native/packing.c`.
+"""Codes of 1 to 16 bits as a bit stream without gaps, by the C kernels of `native/packing/packing.c`.
 
 Code i occupies bits [i * b, (i + 1) * b) of the stream, least significant bit first; only the last byte may
 have unused bits, and they are zero.

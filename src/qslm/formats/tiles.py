@@ -1,4 +1,4 @@
-"""Codes, scales and zero points in the order in which the kernels read them: `native/layout.h`, which defines it."""
+"""Codes, scales and zero points in the order in which kernels read them; `native/packing/layout.h` defines it."""
 
 import torch
 

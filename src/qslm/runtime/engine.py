@@ -1,4 +1,4 @@
-"""The native engine: a packed model runs where it lies, without being unpacked (`native/model.h`).
+"""The native engine: a packed model runs where it lies, without being unpacked (`native/graphs/model.h`).
 
 Activations are rounded to 8-bit integers with one scale a token and accumulated exactly; so its logits differ a little
 from those of PyTorch on the same weights, which `qslm eval --engine native` measures.
@@ -106,7 +106,7 @@ class Engine:
     def stream(
         self, ids: Sequence[int], tokens: int, temperature: float, top_p: float, seed: int, end: int | None = None
     ) -> Iterator[int]:
-        """The ids that follow `ids` from the empty state, until `end` or `tokens` of them (`native/sampling.h`)."""
+        """The ids that follow `ids` from the empty state, until `end` or `tokens` of them."""
         random = seed % 2**64
         self.reset()
         logits = self.advance(ids)

@@ -1,4 +1,4 @@
-"""A packed matrix as the kernels of `native/matrix.h` take it."""
+"""A packed matrix as the kernels of `native/products/matrix.h` take it."""
 
 import numpy as np
 import torch

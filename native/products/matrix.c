@@ -1,0 +1,190 @@
+// Choosing kernels, sharing rows among threads, and what is not worth a kernel of its own: products with floats.
+#include "products/matrix.h"
+
+#include "products/matrix_inside.h"
+#include "system/portable.h"
+
+// ---- which kernels ------------------------------------------------------------------------------------------------
+
+static const qslm_kernels *const BUILT[] = {
+#if defined(QSLM_HAVE_AVX512)
+    &qslm_avx512_kernels,
+#endif
+#if defined(QSLM_HAVE_AVX2)
+    &qslm_avx2_kernels,
+#endif
+#if defined(QSLM_HAVE_NEON)
+    &qslm_neon_dot_kernels,
+    &qslm_neon_kernels,
+#endif
+    &qslm_scalar_kernels,
+};
+enum { BUILT_COUNT = sizeof BUILT / sizeof *BUILT };
+
+static const qslm_kernels *chosen;
+
+const char *const *qslm_kernel_names(void) {
+    static const char *names[BUILT_COUNT + 1];
+    size_t count = 0;
+    for (size_t i = 0; i < BUILT_COUNT; i++) {
+        if (BUILT[i]->usable()) names[count++] = BUILT[i]->name;
+    }
+    names[count] = NULL;
+    return names;
+}
+
+bool qslm_choose_kernels(const char *name) {
+    for (size_t i = 0; i < BUILT_COUNT; i++) {
+        if (BUILT[i]->usable() && (name == NULL || strcmp(name, BUILT[i]->name) == 0)) {
+            chosen = BUILT[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+static const qslm_kernels *kernels(void) {
+    if (chosen == NULL) qslm_choose_kernels(NULL); // two threads would write the same
+    return chosen;
+}
+
+enum { WORTH_SHARING = 1 << 18 }; // products: fewer are done before another thread has woken up
+
+// ---- integers -----------------------------------------------------------------------------------------------------
+
+enum { INFINITE_BITS = 0x7f800000 };
+static const float SMALLEST = 1e-35f; // neither its scale nor the inverse leave the range of normal numbers
+
+// The largest absolute value, as the bits of a float, which are ordered as the values are; NaN counts as 0.
+QSLM_SIMD static int32_t largest_bits(const float *x, size_t count) {
+    int32_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= INT32_MAX;
+        bits = bits > INFINITE_BITS ? 0 : bits;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+QSLM_SIMD static void round_all(const float *x, size_t count, float inverse, int8_t *codes) {
+    for (size_t i = 0; i < count; i++) {
+        const float step = x[i] * inverse, away = step + (step < 0.0f ? -0.5f : 0.5f);
+        float within = away == away ? away : 0.0f;
+        within = within > 127.0f ? 127.0f : within;
+        within = within < -127.0f ? -127.0f : within;
+        codes[i] = (int8_t)(int32_t)within;
+    }
+}
+
+float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *codes) {
+    const int32_t bits = largest_bits(x, columns), finite = bits < INFINITE_BITS ? bits : INFINITE_BITS - 1;
+    float most;
+    memcpy(&most, &finite, sizeof most);
+    const bool counts = most >= SMALLEST;
+    const float scale = counts ? most / 127.0f : 1.0f, inverse = counts ? 127.0f / most : 0.0f;
+    round_all(x, columns, inverse, codes);
+    memset(codes + columns, 0, stride - columns);
+    return scale;
+}
+
+typedef struct {
+    const qslm_matrix *matrix;
+    const qslm_tokens *tokens;
+    const float *floats;
+    size_t count; // of floats
+    float *y;
+} product;
+
+static void multiply_integers(void *state, size_t first, size_t last) {
+    const product *one = state;
+    const qslm_kernels *set = kernels();
+    (one->matrix->layout == QSLM_BY_TILES ? set->by_tiles : set->by_columns)(one->matrix, one->tokens, first, last,
+                                                                              one->y);
+}
+
+// ---- floats -------------------------------------------------------------------------------------------------------
+
+enum { LANES = 16 };
+
+static float total_of(float *lanes) {
+    for (size_t half = LANES / 2; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    }
+    return lanes[0];
+}
+
+static bool is_float(const qslm_matrix *matrix) {
+    return matrix->kind != QSLM_INTEGER && matrix->kind != QSLM_SIGN;
+}
+
+// Columns [first, first + count) of a row as floats, those of one block by tiles or fewer.
+static void read_part(const qslm_matrix *matrix, size_t row, size_t first, size_t count, float *values) {
+    if (is_float(matrix)) {
+        for (size_t i = 0; i < count; i++) values[i] = qslm_value_at(matrix, row * matrix->columns + first + i);
+        return;
+    }
+    uint8_t codes[QSLM_BLOCK_COLUMNS];
+    qslm_unpack_part(matrix->codes, matrix->rows, matrix->columns, matrix->bits, matrix->layout, row, first, count,
+                     codes);
+    if (matrix->kind == QSLM_SIGN) {
+        for (size_t i = 0; i < count; i++) values[i] = codes[i] ? 1.0f : -1.0f;
+        return;
+    }
+    const size_t group = first / matrix->group; // groups begin where blocks do
+    const float scale = qslm_scale(matrix, row, group), zero = (float)qslm_zero(matrix, row, group);
+    for (size_t i = 0; i < count; i++) values[i] = ((float)codes[i] - zero) * scale;
+}
+
+static size_t part_size(const qslm_matrix *matrix, size_t first) {
+    const size_t left = matrix->columns - first;
+    return left < QSLM_BLOCK_COLUMNS ? left : QSLM_BLOCK_COLUMNS;
+}
+
+static float row_product(const qslm_matrix *matrix, size_t row, const float *x) {
+    float lanes[LANES] = {0.0f}, values[QSLM_BLOCK_COLUMNS];
+    for (size_t first = 0; first < matrix->columns; first += QSLM_BLOCK_COLUMNS) {
+        const size_t count = part_size(matrix, first);
+        read_part(matrix, row, first, count, values);
+        for (size_t i = 0; i < count; i++) lanes[i % LANES] += values[i] * x[first + i];
+    }
+    return total_of(lanes);
+}
+
+static void multiply_floats(void *state, size_t first, size_t last) {
+    const product *one = state;
+    for (size_t row = first; row < last; row++) {
+        for (size_t i = 0; i < one->count; i++) {
+            one->y[i * one->matrix->rows + row] = row_product(one->matrix, row, one->floats + i * one->matrix->columns);
+        }
+    }
+}
+
+void qslm_multiply_floats(const qslm_matrix *matrix, const float *floats, size_t tokens, float *y,
+                          qslm_threads *threads) {
+    product one = {matrix, NULL, floats, tokens, y};
+    qslm_share(threads, matrix->rows, QSLM_TILE_ROWS, multiply_floats, &one);
+}
+
+void qslm_multiply(const qslm_matrix *matrix, const qslm_tokens *tokens, const float *floats, float *y,
+                   qslm_threads *threads) {
+    if (is_float(matrix)) {
+        qslm_multiply_floats(matrix, floats, tokens->tokens, y, threads);
+        return;
+    }
+    product one = {matrix, tokens, NULL, 0, y};
+    const bool small = matrix->rows * matrix->columns * tokens->tokens < WORTH_SHARING;
+    const size_t grain = matrix->layout == QSLM_BY_TILES ? 4 * QSLM_TILE_ROWS : QSLM_COLUMN_ROWS;
+    qslm_share(small ? NULL : threads, matrix->rows, grain, multiply_integers, &one);
+}
+
+void qslm_read_row(const qslm_matrix *matrix, size_t row, float *values) {
+    for (size_t first = 0; first < matrix->columns; first += QSLM_BLOCK_COLUMNS) {
+        const size_t count = part_size(matrix, first);
+        read_part(matrix, row, first, count, values + first);
+        for (size_t i = 0; matrix->kind == QSLM_SIGN && i < count; i++) {
+            values[first + i] = values[first + i] > 0.0f ? 1.0f : 0.0f;
+        }
+    }
+}

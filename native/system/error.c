@@ -1,0 +1,13 @@
+#include "system/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+bool qslm_fail(qslm_error *error, const char *format, ...) {
+    if (!error) return false;
+    va_list values;
+    va_start(values, format);
+    vsnprintf(error->text, sizeof error->text, format, values);
+    va_end(values);
+    return false;
+}
