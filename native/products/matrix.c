@@ -167,6 +167,12 @@ void qslm_multiply_floats(const qslm_matrix *matrix, const float *floats, size_t
     qslm_share(threads, matrix->rows, QSLM_TILE_ROWS, multiply_floats, &one);
 }
 
+// A part for every thread: in fewer rows a column has so few bytes that most of what is fetched lies beside them.
+static size_t column_grain(size_t rows, const qslm_threads *threads) {
+    const size_t share = (rows + qslm_count_threads(threads) - 1) / qslm_count_threads(threads);
+    return (share + QSLM_COLUMN_ROWS - 1) / QSLM_COLUMN_ROWS * QSLM_COLUMN_ROWS;
+}
+
 void qslm_multiply(const qslm_matrix *matrix, const qslm_tokens *tokens, const float *floats, float *y,
                    qslm_threads *threads) {
     if (is_float(matrix)) {
@@ -175,7 +181,7 @@ void qslm_multiply(const qslm_matrix *matrix, const qslm_tokens *tokens, const f
     }
     product one = {matrix, tokens, NULL, 0, y};
     const bool small = matrix->rows * matrix->columns * tokens->tokens < WORTH_SHARING;
-    const size_t grain = matrix->layout == QSLM_BY_TILES ? 4 * QSLM_TILE_ROWS : QSLM_COLUMN_ROWS;
+    const size_t grain = matrix->layout == QSLM_BY_TILES ? 4 * QSLM_TILE_ROWS : column_grain(matrix->rows, threads);
     qslm_share(small ? NULL : threads, matrix->rows, grain, multiply_integers, &one);
 }
 

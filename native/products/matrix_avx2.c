@@ -1,102 +1,221 @@
-// AVX2: pairs of codes times pairs of numbers in 16 bits, then pairs of these in 32 (layout.h: a lane is a row).
-//
-// A pair of 16 bits saturates above 7 bits of a code, so 8 bits are taken as two times 4.
+// AVX2 by tiles: a lane of 32 bits is a row, and 32 codes are 8 rows by 4 columns, as they lie (layout.h). Pairs of codes
+// times pairs of numbers are added up in 16 bits as long as they fit, then pairs of these in 32.
 #include "products/matrix_inside.h"
 
 #if defined(QSLM_HAVE_AVX2)
 
-#include <immintrin.h>
-
-#define AVX2 __attribute__((target("avx2")))
-#define INLINE static inline __attribute__((always_inline)) AVX2
+#include "products/matrix_avx2.h"
 
 static bool usable(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+}
+
+INLINE __m256i shifted(__m256i vector, int left) {
+    return left > 0 ? _mm256_slli_epi16(vector, left) : left < 0 ? _mm256_srli_epi16(vector, -left) : vector;
 }
 
 // The codes of columns 4k to 4k + 3 of eight rows of a block, the first or the second half of the sixteen.
-INLINE __m256i codes_of(const uint8_t *block, unsigned bits, unsigned k, unsigned half) {
+INLINE __m256i slice(const uint8_t *block, unsigned bits, unsigned k, unsigned half) {
+    if (bits == 8) return _mm256_loadu_si256((const void *)(block + 64 * k + 32 * half));
     __m256i codes = _mm256_setzero_si256();
     unsigned low = 0;
-    for (unsigned plane = 8; plane > 0; plane /= 2) {
+#pragma GCC unroll 3
+    for (unsigned plane = 4; plane > 0; plane /= 2) {
         if (!(bits & plane)) continue;
-        const unsigned slices = 8 / plane, shift = k % slices * plane;
+        const unsigned slices = 8 / plane;
         const __m256i vector = _mm256_loadu_si256((const void *)(block + 64 * low + k / slices * 64 + 32 * half));
-        const __m256i mask = _mm256_set1_epi8((char)((1u << plane) - 1));
-        const __m256i field = _mm256_and_si256(_mm256_srli_epi16(vector, (int)shift), mask);
-        codes = _mm256_or_si256(codes, _mm256_slli_epi16(field, (int)low));
+        const __m256i mask = _mm256_set1_epi8((char)(((1u << plane) - 1) << low));
+        const __m256i field = _mm256_and_si256(shifted(vector, (int)low - (int)(k % slices * plane)), mask);
+        codes = low > 0 ? _mm256_or_si256(codes, field) : field;
         low += plane;
     }
     return codes;
 }
 
-// Four products a lane, added up; exact in 16 bits for codes of at most 7 bits.
-INLINE __m256i sum_of_four(__m256i codes, __m256i token) {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(codes, token), _mm256_set1_epi16(1));
+// How many slices of a block are added up in 16 bits, where every lane of a slice adds 2 (2^bits - 1) 128 at most; and
+// how many blocks where that is all eight.
+INLINE unsigned slices_in_16_bits(unsigned bits) {
+    return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
 }
 
-INLINE __m256i products(__m256i codes, unsigned bits, __m256i token) {
-    if (bits < 8) return sum_of_four(codes, token);
-    const __m256i mask = _mm256_set1_epi8(15);
-    const __m256i high = sum_of_four(_mm256_and_si256(_mm256_srli_epi16(codes, 4), mask), token);
-    return _mm256_add_epi32(sum_of_four(_mm256_and_si256(codes, mask), token), _mm256_slli_epi32(high, 4));
+INLINE size_t blocks_in_16_bits(unsigned bits) {
+    return bits == 1 ? 15 : bits == 2 ? 5 : bits == 3 ? 2 : 1;
 }
 
-INLINE void add_bits(const uint8_t *block, size_t count, unsigned bits, const int8_t *token, int32_t *sums) {
-    __m256i low = _mm256_loadu_si256((const void *)sums), high = _mm256_loadu_si256((const void *)(sums + 8));
-    for (; count > 0; count--, block += 64 * bits, token += QSLM_BLOCK_COLUMNS) {
+INLINE __m256i four_of(const int8_t *token) {
+    int32_t four;
+    memcpy(&four, token, 4);
+    return _mm256_set1_epi32(four);
+}
+
+// The sum as it is now: a compiler that adds up in another order has more sums than registers.
+INLINE __m256i settled(__m256i sum) {
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
+INLINE __m256i pairs_of(__m256i words) {
+    return _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+}
+
+// Four products a lane of codes of 8 bits: a pair would not fit 16 bits, so even and odd columns are taken apart.
+INLINE __m256i add_wide(__m256i sum, __m256i codes, __m256i token) {
+    const __m256i even = _mm256_and_si256(codes, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(codes, 8);
+    const __m256i even_numbers = _mm256_srai_epi16(_mm256_slli_epi16(token, 8), 8);
+    sum = settled(_mm256_add_epi32(sum, _mm256_madd_epi16(even, even_numbers)));
+    return settled(_mm256_add_epi32(sum, _mm256_madd_epi16(odd, _mm256_srai_epi16(token, 8))));
+}
+
+// `blocks` blocks of `halves` halves of tiles, 32 * `tiles` columns, times `count` tokens, added to the sums.
+INLINE void add_blocks(const part_of *part, const uint8_t *block, size_t tile_bytes, size_t blocks, unsigned bits,
+                       unsigned halves, unsigned count, const int8_t *token, __m256i sums[4][MOST_TOKENS]) {
+    const unsigned most = slices_in_16_bits(bits);
+    __m256i words[4][MOST_TOKENS];
+#pragma GCC unroll 4
+    for (unsigned half = 0; half < halves; half++) {
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < count; i++) words[half][i] = _mm256_setzero_si256();
+    }
+    for (; blocks > 0; blocks--, block += 64 * bits, token += QSLM_BLOCK_COLUMNS) {
 #pragma GCC unroll 8
         for (unsigned k = 0; k < 8; k++) {
-            int32_t four;
-            memcpy(&four, token + 4 * k, 4);
-            const __m256i numbers = _mm256_set1_epi32(four);
-            low = _mm256_add_epi32(low, products(codes_of(block, bits, k, 0), bits, numbers));
-            high = _mm256_add_epi32(high, products(codes_of(block, bits, k, 1), bits, numbers));
+#pragma GCC unroll 4
+            for (unsigned half = 0; half < halves; half++) {
+                const __m256i codes = slice(block + half / 2 * tile_bytes, bits, k, half % 2);
+#pragma GCC unroll 4
+                for (unsigned i = 0; i < count; i++) {
+                    const __m256i numbers = four_of(token + i * part->stride + 4 * k);
+                    if (bits == 8) {
+                        sums[half][i] = add_wide(sums[half][i], codes, numbers);
+                        continue;
+                    }
+                    const __m256i products = _mm256_maddubs_epi16(codes, numbers);
+                    const bool fresh = most < 8 && k % most == 0;
+                    words[half][i] = settled(fresh ? products : _mm256_add_epi16(words[half][i], products));
+                    if (most < 8 && k % most == most - 1) {
+                        sums[half][i] = settled(_mm256_add_epi32(sums[half][i], pairs_of(words[half][i])));
+                    }
+                }
+            }
         }
     }
-    _mm256_storeu_si256((void *)sums, low);
-    _mm256_storeu_si256((void *)(sums + 8), high);
-}
-
-// One copy for every number of bits.
-AVX2 static void add_blocks(const uint8_t *block, size_t count, unsigned bits, const int8_t *token, int32_t *sums) {
-    switch (bits) {
-    case 1:
-        add_bits(block, count, 1, token, sums);
-        break;
-    case 2:
-        add_bits(block, count, 2, token, sums);
-        break;
-    case 3:
-        add_bits(block, count, 3, token, sums);
-        break;
-    case 4:
-        add_bits(block, count, 4, token, sums);
-        break;
-    case 5:
-        add_bits(block, count, 5, token, sums);
-        break;
-    case 6:
-        add_bits(block, count, 6, token, sums);
-        break;
-    case 7:
-        add_bits(block, count, 7, token, sums);
-        break;
-    default:
-        add_bits(block, count, 8, token, sums);
+#pragma GCC unroll 4
+    for (unsigned half = 0; most == 8 && half < halves; half++) {
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < count; i++) {
+            sums[half][i] = _mm256_add_epi32(sums[half][i], pairs_of(words[half][i]));
+        }
     }
 }
 
-static void by_tiles(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last, float *y) {
-    qslm_multiply_tiles(matrix, add_blocks, tokens, first, last, y);
+// Columns behind the last block, of eight rows.
+AVX2 static __m256i rest_of_rows(const qslm_matrix *matrix, size_t first, const int8_t *token) {
+    const size_t left = matrix->columns % QSLM_BLOCK_COLUMNS, whole = matrix->columns - left;
+    const uint8_t *rest =
+        matrix->codes + qslm_rest_offset(matrix->rows, matrix->columns, matrix->bits, QSLM_BY_TILES);
+    int32_t sums[8];
+    for (size_t row = 0; row < 8; row++) {
+        sums[row] = qslm_stream_product(rest, (first + row) * left, left, matrix->bits, token + whole);
+    }
+    return _mm256_loadu_si256((const void *)sums);
 }
 
-static void by_columns(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last, float *y) {
-    qslm_scalar_kernels.by_columns(matrix, tokens, first, last, y);
+// `tiles` tiles from row `first` on, times `count` tokens.
+INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, unsigned count, size_t first) {
+    const qslm_matrix *matrix = part->matrix;
+    const size_t whole = matrix->columns / QSLM_BLOCK_COLUMNS * QSLM_BLOCK_COLUMNS, tile_bytes = 2 * whole * bits;
+    const size_t groups = qslm_groups(matrix);
+    const uint8_t *block = matrix->codes + first / QSLM_TILE_ROWS * tile_bytes;
+    const unsigned halves = 2 * tiles;
+    __m256 totals[4][MOST_TOKENS];
+#pragma GCC unroll 4
+    for (unsigned half = 0; half < halves; half++) {
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < count; i++) totals[half][i] = _mm256_setzero_ps();
+    }
+    for (size_t group = 0, column = 0; group < groups; group++) {
+        __m256i sums[4][MOST_TOKENS];
+#pragma GCC unroll 4
+        for (unsigned half = 0; half < halves; half++) {
+#pragma GCC unroll 4
+            for (unsigned i = 0; i < count; i++) sums[half][i] = _mm256_setzero_si256();
+        }
+        const size_t end = group + 1 < groups ? column + matrix->group : whole;
+        while (column < end) {
+            const size_t left = (end - column) / QSLM_BLOCK_COLUMNS, most = blocks_in_16_bits(bits);
+            const size_t blocks = left < most ? left : most;
+            add_blocks(part, block, tile_bytes, blocks, bits, halves, count, part->codes + column, sums);
+            block += blocks * 64 * bits;
+            column += blocks * QSLM_BLOCK_COLUMNS;
+        }
+#pragma GCC unroll 4
+        for (unsigned half = 0; half < halves; half++) {
+            const size_t row = first + 8 * half;
+            const size_t index = row / QSLM_TILE_ROWS * QSLM_TILE_ROWS * groups + group * QSLM_TILE_ROWS + 8 * (half % 2);
+            const __m256 scales = eight_scales(matrix, row, index);
+#pragma GCC unroll 4
+            for (unsigned i = 0; i < count; i++) {
+                __m256i codes = sums[half][i];
+                if (group + 1 == groups && whole < matrix->columns) {
+                    codes = _mm256_add_epi32(codes, rest_of_rows(matrix, row, part->codes + i * part->stride));
+                }
+                totals[half][i] = add_group(matrix, totals[half][i], codes, bits, scales, index, part->sums[i][group]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (unsigned half = 0; half < halves; half++) {
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < count; i++) {
+            _mm256_storeu_ps(part->y + i * matrix->rows + first + 8 * half,
+                             _mm256_mul_ps(totals[half][i], _mm256_set1_ps(part->scales[i])));
+        }
+    }
 }
 
-const qslm_kernels qslm_avx2_kernels = {"avx2", usable, by_tiles, by_columns};
+// Whole tiles of rows [first, last), two at a time where registers suffice.
+INLINE void multiply_rows(const part_of *part, unsigned bits, unsigned count, size_t first, size_t last) {
+    const unsigned tiles = count > 1 ? 1 : 2;
+    for (; first + tiles * QSLM_TILE_ROWS <= last; first += tiles * QSLM_TILE_ROWS) {
+        multiply_tiles(part, bits, tiles, count, first);
+    }
+    for (; first + QSLM_TILE_ROWS <= last; first += QSLM_TILE_ROWS) multiply_tiles(part, bits, 1, count, first);
+}
+
+#define DEFINE_ROWS(BITS, COUNT)                                                                  \
+    AVX2 static void rows_##BITS##_##COUNT(const part_of *part, size_t first, size_t last) {      \
+        multiply_rows(part, BITS, COUNT, first, last);                                            \
+    }
+#define DEFINE_BITS(BITS) DEFINE_ROWS(BITS, 1) DEFINE_ROWS(BITS, 4)
+DEFINE_BITS(1)
+DEFINE_BITS(2)
+DEFINE_BITS(3)
+DEFINE_BITS(4)
+DEFINE_BITS(5)
+DEFINE_BITS(6)
+DEFINE_BITS(7)
+DEFINE_BITS(8)
+
+#define ROWS_OF(BITS) {rows_##BITS##_1, rows_##BITS##_4}
+static multiply_some *const ROWS[8][2] = {ROWS_OF(1), ROWS_OF(2), ROWS_OF(3), ROWS_OF(4),
+                                          ROWS_OF(5), ROWS_OF(6), ROWS_OF(7), ROWS_OF(8)}; // (bits - 1, one token or four)
+
+AVX2 static void by_tiles(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last, float *y) {
+    int32_t sums[MOST_TOKENS][MOST_GROUPS];
+    const size_t whole = matrix->rows / QSLM_TILE_ROWS * QSLM_TILE_ROWS, end = last < whole ? last : whole;
+    for (size_t token = 0; token < tokens->tokens;) {
+        const size_t count = tokens->tokens - token < MOST_TOKENS ? 1 : MOST_TOKENS;
+        const part_of part = {matrix, tokens->codes + token * tokens->stride, tokens->scales + token, tokens->stride,
+                              (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, NULL, 0};
+        for (size_t i = 0; i < count; i++) sum_groups(matrix, part.codes + i * tokens->stride, sums[i]);
+        ROWS[matrix->bits - 1][count > 1](&part, first, end);
+        token += count;
+    }
+    if (end < last) qslm_scalar_kernels.by_tiles(matrix, tokens, end, last, y);
+}
+
+const qslm_kernels qslm_avx2_kernels = {"avx2", usable, by_tiles, qslm_avx2_by_columns};
 
 #else
 typedef int qslm_no_avx2; // a translation unit is not empty

@@ -12,6 +12,11 @@ void qslm_stop_threads(qslm_threads *pool) {
     (void)pool;
 }
 
+unsigned qslm_count_threads(const qslm_threads *pool) {
+    (void)pool;
+    return 1;
+}
+
 void qslm_share(qslm_threads *pool, size_t count, size_t grain, void (*work)(void *, size_t, size_t), void *state) {
     (void)pool, (void)grain;
     if (count > 0) work(state, 0, count);
@@ -121,6 +126,10 @@ void qslm_stop_threads(qslm_threads *pool) {
     pthread_cond_destroy(&pool->begun);
     pthread_cond_destroy(&pool->ended);
     free(pool);
+}
+
+unsigned qslm_count_threads(const qslm_threads *pool) {
+    return pool == NULL ? 1 : pool->workers + 1;
 }
 
 void qslm_share(qslm_threads *pool, size_t count, size_t grain, void (*work)(void *, size_t, size_t), void *state) {

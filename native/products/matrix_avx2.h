@@ -1,0 +1,86 @@
+// What the AVX2 kernels by tiles and by columns share.
+#ifndef QSLM_MATRIX_AVX2_H
+#define QSLM_MATRIX_AVX2_H
+
+#include <immintrin.h>
+
+#include "products/matrix_inside.h"
+
+#define AVX2 __attribute__((target("avx2,f16c,bmi2")))
+#define INLINE static inline __attribute__((always_inline)) AVX2
+
+enum { MOST_TOKENS = 4, MOST_GROUPS = QSLM_MOST_COLUMNS / QSLM_BLOCK_COLUMNS };
+
+// What a part of a product needs to know.
+typedef struct {
+    const qslm_matrix *matrix;
+    const int8_t *codes; // of the first of the tokens
+    const float *scales; // (tokens,)
+    size_t stride;
+    const int32_t (*sums)[MOST_GROUPS]; // of a token in every group, (tokens, groups)
+    float *y;                           // of the first of the tokens
+    const uint16_t *firing;             // (count,): the columns of one token that are not zero, by columns
+    size_t count;
+} part_of;
+typedef void multiply_some(const part_of *part, size_t first, size_t last);
+
+INLINE void sum_groups(const qslm_matrix *matrix, const int8_t *token, int32_t *sums) {
+    const __m256i bytes = _mm256_set1_epi8(1), words = _mm256_set1_epi16(1);
+    for (size_t group = 0, column = 0; column < matrix->columns; group++) {
+        __m256i sum = _mm256_setzero_si256();
+        const size_t end = column + matrix->group < matrix->columns ? column + matrix->group : matrix->columns;
+        for (; column < end; column += 32) { // zeros stand behind the last column
+            const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_loadu_si256((const void *)(token + column)));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, words));
+        }
+        const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        const __m128i quarter = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
+        sums[group] = _mm_cvtsi128_si32(quarter) + _mm_extract_epi32(quarter, 1);
+    }
+}
+
+// The scales of rows [first, first + 8), of which the first stands at `index`.
+INLINE __m256 eight_scales(const qslm_matrix *matrix, size_t first, size_t index) {
+    if (matrix->kind == QSLM_SIGN || matrix->one_scale) return _mm256_set1_ps(qslm_scale(matrix, 0, 0));
+    switch (matrix->scale_type) {
+    case QSLM_SCALE_FLOAT16:
+        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(matrix->scales + 2 * index)));
+    case QSLM_SCALE_FLOAT32:
+        return _mm256_loadu_ps((const void *)(matrix->scales + 4 * index));
+    default:
+        break;
+    }
+    const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(matrix->scales + index)));
+    if (matrix->scale_type == QSLM_SCALE_STEPS) {
+        return _mm256_mul_ps(_mm256_cvtepi32_ps(codes), _mm256_set1_ps(qslm_single(matrix->step)));
+    }
+    const __m256i powers = _mm256_slli_epi32(_mm256_add_epi32(codes, _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(_mm256_castsi256_ps(powers), _mm256_loadu_ps((const void *)(matrix->step + 4 * first)));
+}
+
+// Eight zero points out of their bit stream, in which they take `bits` bytes.
+INLINE __m256i eight_zeros(const qslm_matrix *matrix, unsigned bits, size_t index) {
+    if (matrix->one_scale) return _mm256_set1_epi32(qslm_zero(matrix, 0, 0));
+    uint64_t packed = 0;
+    memcpy(&packed, matrix->zeros + index / 8 * bits, bits);
+    const uint64_t zeros = _pdep_u64(packed, 0x0101010101010101u * ((1u << bits) - 1));
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)zeros));
+}
+
+// The exact sums of a group as they count: less the zero points of each row, or of +1 and -1.
+INLINE __m256i exact_sums(const qslm_matrix *matrix, __m256i codes, unsigned bits, size_t index, int32_t token) {
+    if (matrix->kind == QSLM_SIGN) return _mm256_sub_epi32(_mm256_slli_epi32(codes, 1), _mm256_set1_epi32(token));
+    if (matrix->symmetric) return _mm256_sub_epi32(codes, _mm256_set1_epi32(token * (1 << (bits - 1))));
+    return _mm256_sub_epi32(codes, _mm256_mullo_epi32(eight_zeros(matrix, bits, index), _mm256_set1_epi32(token)));
+}
+
+// total + the sums of a group times their scales, of eight rows.
+INLINE __m256 add_group(const qslm_matrix *matrix, __m256 total, __m256i codes, unsigned bits, __m256 scales,
+                        size_t index, int32_t token) {
+    const __m256i exact = exact_sums(matrix, codes, bits, index, token);
+    return _mm256_add_ps(total, _mm256_mul_ps(_mm256_cvtepi32_ps(exact), scales));
+}
+
+void qslm_avx2_by_columns(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last, float *y);
+
+#endif
