@@ -122,7 +122,7 @@ def rows_of(
     """Every quantizer at every width, one after the other; and vectors in float16 alone."""
     checkpoint, task = opened(name, arguments, progress)
     anatomy, run = find_anatomy(checkpoint.model), arguments.output / f"rows-{name}"
-    with Ledger.open(run / LEDGER, identity(Subject.of(checkpoint), task)) as ledger:
+    with Ledger.open(run / LEDGER, identity(Subject.of(checkpoint), task, anatomy)) as ledger:
         inputs = inputs_of(run, ledger, checkpoint.model, anatomy, task, Options(quantizers=QUANTIZERS), progress)
         with Evaluator(checkpoint.model, anatomy, task, progress, inputs=inputs) as evaluator:
             rows = Rows(name, Measurements(ledger, evaluator), checkpoint.name)

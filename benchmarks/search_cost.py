@@ -138,7 +138,9 @@ class Benchmark:
     def compare(self, found: dict[str, dict[str, Any]]) -> None:
         """Re-measure what the strategies selected on the whole search split, and add how the default compares."""
         with (
-            Ledger.open(self.output / "whole" / LEDGER, identity(Subject.of(self.checkpoint), self.whole)) as ledger,
+            Ledger.open(
+                self.output / "whole" / LEDGER, identity(Subject.of(self.checkpoint), self.whole, self.anatomy)
+            ) as ledger,
             Evaluator(self.checkpoint.model, self.anatomy, self.whole, self.progress) as evaluator,
         ):
             measurements = Measurements(ledger, evaluator)

@@ -15,6 +15,7 @@ from qslm.conversion.packing import SPIKES, round_rest, unrounded
 from qslm.conversion.rotate import rotate
 from qslm.errors import ArtifactError, CheckpointError, FormatError, SpikeError
 from qslm.evaluation import Evaluation, evaluate
+from qslm.evaluation.density import layouts_by_density
 from qslm.formats import Format
 from qslm.loading.checkpoint import Checkpoint
 from qslm.models.causal import CausalLogits
@@ -212,7 +213,7 @@ def spike(
             f"{rotated.stream}, heads {rotated.heads}; the untied head adds {rotated.untied_bytes:,} B in float32"
         )
     config, forms = checkpoint.config, {FLOAT: _float, SPIKES: options.form}
-    anatomy = find_anatomy(model)
+    anatomy = layouts_by_density(model, find_anatomy(model), task, progress)
     floats = (
         {name: one.detach().cpu().clone() for name, one in model.state_dict().items()} if options.float_weights else {}
     )

@@ -245,7 +245,7 @@ def test_what_a_search_measured_is_kept_and_what_it_stopped_early_is_completed(t
     part = find_parts(anatomy, "block", OPTIONS)[1]
     allocation = OPTIONS.uniform(anatomy, FLOAT32).replace(part.sites, OPTIONS.formats[0])
     with (
-        Ledger.open(tmp_path / "ledger.sqlite", identity(Subject.of(model), task)) as ledger,
+        Ledger.open(tmp_path / "ledger.sqlite", identity(Subject.of(model), task, anatomy)) as ledger,
         Evaluator(model, anatomy, task) as evaluator,
     ):
         evaluation = evaluator.measure(allocation, "search", stop=stop)

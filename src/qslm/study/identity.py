@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from qslm import _native
-from qslm.anatomy.find import find_anatomy
+from qslm.anatomy import Anatomy
 from qslm.study.folder import anatomy_digest
 from qslm.study.subject import Subject
 from qslm.tasks.task import Task
@@ -21,7 +21,7 @@ MEASURING = ("models", "formats", "quantizers", "tasks", "evaluation", "anatomy"
 PACKAGE = Path(__file__).parents[1]
 
 
-def identity(subject: Subject, task: Task) -> dict[str, Any]:
+def identity(subject: Subject, task: Task, anatomy: Anatomy) -> dict[str, Any]:
     """What the evaluations of a study depend on, as JSON values, each under a name that a person knows.
 
     `facts` are what the digests of `data` come from, where the task can say it; they are not compared themselves.
@@ -32,7 +32,7 @@ def identity(subject: Subject, task: Task) -> dict[str, Any]:
             "digest": subject.digest,
             "config": subject.config,
             "bytes": subject.file_bytes,
-            "anatomy": anatomy_digest(find_anatomy(subject.model)),
+            "anatomy": anatomy_digest(anatomy),
         },
         "task": {"name": task.name, "metric": task.metric, "higher_is_better": task.higher_is_better},
         "facts": getattr(task, "facts", dict)(),

@@ -17,6 +17,7 @@ from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger
+from qslm.evaluation.density import layouts_by_density
 from qslm.evaluation.pool import make_pool
 from qslm.evaluation.reconstruction import check_reconstructible
 from qslm.progress import SILENT, Progress
@@ -95,8 +96,9 @@ def search(
     if options.reconstruct:
         check_calibration(task)
         check_reconstructible(model, anatomy, task)
+    anatomy = layouts_by_density(model, anatomy, task, progress)
     with ExitStack() as open_:
-        ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
+        ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task, anatomy)))
         inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
         pool = None
         if workers > 1 or ray is not None:

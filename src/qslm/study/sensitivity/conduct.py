@@ -14,6 +14,7 @@ from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
 from qslm.errors import StudyError
 from qslm.evaluation import Evaluation, Evaluator, Ledger, reset_state
+from qslm.evaluation.density import layouts_by_density
 from qslm.evaluation.drift import Drift, Watch
 from qslm.formats import FLOAT32, Format
 from qslm.progress import SILENT, Progress
@@ -55,12 +56,14 @@ def sensitivity(
     model = checkpoint if isinstance(checkpoint, nn.Module) else checkpoint.model
     run = folders.check(output, "study", StudyError)
     task, anatomy = as_task(task), find_anatomy(model)
+    find_parts(anatomy, level, options)  # an unknown level is refused before anything runs
+    check_precision(model, anatomy)
+    anatomy = layouts_by_density(model, anatomy, task, progress)
     base = options.uniform(anatomy, FLOAT32)
     variants = _variants(base, find_parts(anatomy, level, options), options)
-    check_precision(model, anatomy)
     subject = Subject.of(checkpoint)
     with ExitStack() as open_:
-        ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task)))
+        ledger = open_.enter_context(Ledger.open(run / folder.LEDGER, identity(subject, task, anatomy)))
         inputs = inputs_of(run, ledger, model, anatomy, task, options, progress)
         evaluator = open_.enter_context(Evaluator(model, anatomy, task, progress, inputs=inputs))
         stored = {"template": str(options.templates[0]), "vectors": str(options.vectors), "signs": options.signs}
