@@ -25,11 +25,13 @@ ALLOWED = {
     ("training", "nothing"), ("training", "training"),
     ("study", "nothing"), ("study", "run"), ("study", "foreign"),
     ("packing", "nothing"), ("packing", "artifact"),
+    ("exporting", "nothing"), ("exporting", "export"),
 }  # fmt: skip
 TOLD = {
     "checkpoint": "is the folder of a checkpoint, model.pth.",
     "artifact": "is the folder of a packed model.",
     "run": "is the run folder of a study.",
+    "export": "is the folder of an exported model.",
     "training": "is the folder of a training, which keeps its training.pt there.",
     "foreign": "holds files of another model, config.json, tokenizer.json.",
 }
@@ -54,6 +56,9 @@ def filled(folder: Path, kind: str) -> Path:
         (folder / name).write_text("{}")
     if kind == "artifact":
         packed(folder)
+    if kind == "export":
+        (folder / "model.h").write_bytes(folders.EXPORTED)
+        (folder / "model.bin").write_bytes(b"")
     return folder
 
 

@@ -9,7 +9,10 @@
 #include "packing/packing.h"
 
 #define MOST_NUMBERS ((uint64_t)1 << 48) // in one tensor
-enum { MOST_AXES = 8, LARGEST_HEADER = 100000000, VERSION = 2, MOST_STORED = 4, SHORTEST_ENTRY = 40 };
+enum { MOST_AXES = 8, VERSION = 2, MOST_STORED = 4 };
+
+// Bytes of a header. On targets of 32 bits so few that no number of sites times their size in memory goes beyond 2^31.
+#define LARGEST_HEADER (SIZE_MAX / 256 < 100000000 ? SIZE_MAX / 256 : 100000000)
 
 // One tensor of the file.
 typedef struct {
@@ -63,12 +66,23 @@ static bool header_size(qslm_bytes content, size_t *size) {
     return true;
 }
 
+// Sites and aliases that the metadata have at most: each has two strings, whose quotes the header escapes.
+static size_t count_names(qslm_bytes content, size_t header) {
+    size_t quotes = 0;
+    for (size_t i = 0; i + 1 < header; i++) quotes += content.start[8 + i] == '\\' && content.start[9 + i] == '"';
+    return quotes / 4 + 1;
+}
+
 size_t qslm_file_memory(qslm_bytes content) {
-    size_t size;
-    if (!header_size(content, &size)) return 0;
-    // Of a site the header says more than SHORTEST_ENTRY bytes, of an alias in the metadata more than 8.
-    return size + size / SHORTEST_ENTRY * (sizeof(qslm_site) + MOST_STORED * sizeof(stored_tensor)) +
-           size / 8 * sizeof(qslm_alias) + 4 * 64;
+    size_t header;
+    if (!header_size(content, &header)) return 0;
+    return header + count_names(content, header) * sizeof(qslm_site) + qslm_file_scratch(content) + 4 * 64;
+}
+
+size_t qslm_file_scratch(qslm_bytes content) {
+    size_t header;
+    if (!header_size(content, &header)) return 0;
+    return count_names(content, header) * MOST_STORED * sizeof(stored_tensor);
 }
 
 // The text of the metadata, decoded into the arena.

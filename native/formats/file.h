@@ -49,8 +49,10 @@ typedef struct {
     size_t data_bytes; // of all tensors
 } qslm_file;
 
-// How many bytes of an arena qslm_read_file takes at most.
+// How many bytes of an arena qslm_read_file takes at most, of a file as qslm writes it; and how many of these it gives back
+// when it has read. 0 where the file is too short for its header, or that one too long for the target.
 size_t qslm_file_memory(qslm_bytes content);
+size_t qslm_file_scratch(qslm_bytes content);
 
 // Check a file and find its sites. Names with escapes, formats of more than 8 bits, and matrices of more than
 // QSLM_MOST_COLUMNS columns are refused by name. Scales and floats are not read here: see qslm_check_numbers.

@@ -1,12 +1,11 @@
 #include "formats/json.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "formats/decimal.h"
 #include "system/utf8.h"
 
-enum { NUMBER_LONGEST = 63, KEY_LONGEST = 255 };
+enum { KEY_LONGEST = 255 };
 
 bool qslm_json_fail(qslm_json *json, const char *problem) {
     const size_t byte = (size_t)(json->next - json->start);
@@ -178,15 +177,9 @@ bool qslm_json_double(qslm_json *json, double *value) {
     qslm_json_span number;
     bool whole;
     if (!read_number(json, &number, &whole)) return false;
-    if (number.size > NUMBER_LONGEST) return qslm_json_fail(json, "A number of more than 63 characters");
-    char copy[NUMBER_LONGEST + 1]; // strtod wants a 0
-    memcpy(copy, number.text, number.size);
-    copy[number.size] = 0;
-    char *stop;
-    *value = strtod(copy, &stop);
-    // A locale may want another decimal point.
-    if (stop != copy + number.size) return qslm_json_fail(json, "A number that the C library cannot read");
-    return isfinite(*value) || qslm_json_fail(json, "A number that is not finite in double precision");
+    if (number.size > QSLM_DECIMAL_LONGEST) return qslm_json_fail(json, "A number of more than 63 characters");
+    return qslm_read_decimal(number.text, number.size, value) ||
+           qslm_json_fail(json, "A number that is not finite in double precision");
 }
 
 // ---- strings -------------------------------------------------------------------------------------------------------

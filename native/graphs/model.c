@@ -35,6 +35,15 @@ static bool read_architecture(qslm_bytes config, qslm_json_span *architecture, q
     return qslm_json_close(&json);
 }
 
+// Whether no size of what a graph takes can go beyond the integers of the target, which matters where they have 32 bits:
+// a row of `widest` floats for everything that a layer, a token of the chunk or a place of the context has.
+static bool is_addressable(const qslm_model *model) {
+    enum { ROWS = 64 }; // of a layer, or a token of the chunk: more than any graph takes
+    const uint64_t context = model->graph->limited ? 2 * (uint64_t)model->sizes.context : 0;
+    const uint64_t rows = (model->sizes.layers + (uint64_t)1) * (ROWS + context) + ROWS * (uint64_t)model->chunk;
+    return rows <= SIZE_MAX / 2 / sizeof(float) / model->widest;
+}
+
 static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm_error *error) {
     qslm_json_span architecture = {"", 0};
     if (chunk < 1 || chunk > MOST_CHUNK) return qslm_fail(error, "A chunk has 1 to %d tokens.", MOST_CHUNK);
@@ -52,26 +61,28 @@ static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm
     size_t widest = model->widest > model->sizes.width ? model->widest : model->sizes.width;
     if (model->sizes.ffn_width > widest) widest = model->sizes.ffn_width;
     model->widest = (widest + LINE - 1) / LINE * LINE;
-    return true;
+    return is_addressable(model) ||
+           qslm_fail(error, "A network of %zu layers, %zu wide, may take more memory than %d bits can address.",
+                     model->sizes.layers, model->widest, (int)(8 * sizeof(size_t)));
 }
 
 // ---- loading ------------------------------------------------------------------------------------------------------
 
-static size_t own_memory(const qslm_model *model) {
-    return lines(sizeof *model) + lines(model->chunk * model->sizes.width * sizeof(float)) +
-           lines(model->chunk * model->widest) + lines(model->chunk * sizeof(float)) +
-           lines(model->sizes.width * sizeof(float));
+static size_t buffer_memory(const qslm_model *model) {
+    return lines(model->chunk * model->sizes.width * sizeof(float)) + lines(model->chunk * model->widest) +
+           lines(model->chunk * sizeof(float)) + lines(model->sizes.width * sizeof(float));
 }
 
 size_t qslm_model_memory(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_error *error) {
     qslm_model model = {0};
-    const size_t file_memory = qslm_file_memory(file);
+    const size_t file_memory = qslm_file_memory(file), scratch = qslm_file_scratch(file);
     if (!read_config(config, chunk, &model, error)) return 0;
     if (file_memory == 0) {
         qslm_fail(error, "The model file of %zu bytes is too short for its header.", file.size);
         return 0;
     }
-    return LINE + file_memory + own_memory(&model) + model.graph->memory(&model);
+    const size_t more = buffer_memory(&model) + model.graph->memory(&model); // they lie where the file's scratch was
+    return LINE + lines(sizeof model) + file_memory - scratch + (more > scratch ? more : scratch);
 }
 
 const qslm_matrix *qslm_matrix_of(const qslm_model *model, const char *name, size_t rows, size_t columns,

@@ -1,17 +1,5 @@
-// A packed model that runs where it lies. In ten lines:
-//
-//     qslm_error error;
-//     static uint8_t memory[400000];                       // qslm_model_memory says how many it takes
-//     qslm_arena arena = {memory, sizeof memory, 0};
-//     qslm_model *model = qslm_load(file, config, 1, &arena, &error); // file, config: ranges of memory, or of flash
-//     if (model == NULL) return say(error.text);
-//     int32_t token = 0;                                   // of the prompt
-//     for (int i = 0; i < 100; i++) {
-//         if (!qslm_advance(model, &token, 1, logits, &error)) return say(error.text);
-//         token = qslm_likeliest(logits, qslm_sizes_of(model)->vocabulary);
-//     }
-//
-// Nothing is allocated: all memory is the caller's arena. A model belongs to one thread at a time.
+// A packed model that runs where it lies; qslm.h shows how. Nothing is allocated: all memory is the caller's arena. A model
+// belongs to one thread at a time.
 #ifndef QSLM_MODEL_H
 #define QSLM_MODEL_H
 

@@ -88,6 +88,8 @@ public:
     }
     size_t weight_bytes() const { return qslm_weight_bytes(model); }
     size_t memory_bytes() const { return arena.used; }
+    size_t arena_bytes() const { return arena.size; }
+    size_t state_bytes() const { return qslm_state_bytes(model); }
 
 private:
     static void require(bool fits) {
@@ -139,6 +141,8 @@ void bind_engine(nb::module_ &m) {
         .def("trace", &Engine::trace, nb::arg("forced").none(), nb::arg("potentials").none())
         .def_prop_ro("sizes", &Engine::sizes)
         .def_prop_ro("weight_bytes", &Engine::weight_bytes)
-        .def_prop_ro("memory_bytes", &Engine::memory_bytes);
+        .def_prop_ro("memory_bytes", &Engine::memory_bytes)
+        .def_prop_ro("arena_bytes", &Engine::arena_bytes)
+        .def_prop_ro("state_bytes", &Engine::state_bytes);
     m.def("draw", draw, nb::arg("logits").noconvert(), nb::arg("temperature"), nb::arg("top_p"), nb::arg("random"));
 }

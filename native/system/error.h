@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 
+#include "system/print.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -12,13 +14,7 @@ typedef struct {
     char text[256]; // ends in 0; a longer message is cut
 } qslm_error;
 
-#if defined(__GNUC__)
-#define QSLM_PRINTF(FORMAT, FIRST) __attribute__((format(printf, FORMAT, FIRST)))
-#else
-#define QSLM_PRINTF(FORMAT, FIRST)
-#endif
-
-// Writes the message, as printf does, where `error` is not NULL. Always returns false: `return qslm_fail(error, ...);`.
+// Writes the message, as qslm_print does, where `error` is not NULL. Always returns false: `return qslm_fail(error, ...);`.
 bool qslm_fail(qslm_error *error, const char *format, ...) QSLM_PRINTF(2, 3);
 
 #ifdef __cplusplus

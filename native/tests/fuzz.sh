@@ -30,7 +30,7 @@ fuzz() { # name, sources
     fi
 }
 
-packed="packing/*.c system/error.c system/threads.c formats/json.c"
-fuzz json formats/json.c system/error.c
-fuzz tokenizer text/*.c formats/json.c system/error.c
+packed="packing/*.c system/error.c system/print.c system/threads.c formats/json.c formats/decimal.c"
+fuzz json formats/json.c formats/decimal.c system/error.c system/print.c
+fuzz tokenizer text/*.c formats/json.c formats/decimal.c system/error.c system/print.c
 fuzz file $packed formats/file.c formats/format.c products/*.c graphs/*.c

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/decimal.h"
 #include "formats/json.h"
 
 static void check(bool holds, const char *what) {
@@ -82,6 +83,48 @@ static void test_numbers(void) {
     check(!reads_double("1e999", &value) && !reads_double("null", &value), "what is no double");
 }
 
+static uint64_t bits_of(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// Against the C library, which rounds to the nearest as well.
+static void check_decimal(const char *text) {
+    double value = 0;
+    const double wanted = strtod(text, NULL);
+    const bool finite = qslm_read_decimal(text, strlen(text), &value);
+    check(finite == (wanted - wanted == 0), text);
+    check(!finite || bits_of(value) == bits_of(wanted), text);
+}
+
+static uint64_t next_random(uint64_t *state) { // splitmix64
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static void test_decimals(void) {
+    static const char *const texts[] = {
+        "0", "-0", "0e999999999999", "5e-324", "2.4703282292062327e-324", "2.4703282292062328e-324", "1e-400", "1e-99999999",
+        "2.2250738585072011e-308", "2.2250738585072014e-308", "1.7976931348623157e308", "1.7976931348623158e308",
+        "1.7976931348623159e308", "1e310", "1e99999999", "9007199254740993", "9007199254740992.99999999999999", "1E+2",
+        "0.0000000000000000000000000000000000000000000000000000001e55",
+        "12345678901234567890123456789012345678901234567890123456789e249", "4503599627370496.5", "4503599627370497.5"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) check_decimal(texts[i]);
+    uint64_t state = 1;
+    for (int i = 0; i < 4000; i++) { // of all exponents, short and long, and halfway between two
+        char text[64];
+        double value;
+        const uint64_t bits = next_random(&state) & ~((uint64_t)1 << 62 >> i % 2);
+        memcpy(&value, &bits, sizeof value);
+        if (!(value - value == 0)) continue;
+        snprintf(text, sizeof text, "%.*e", (int)(next_random(&state) % 50), value);
+        check_decimal(text);
+    }
+}
+
 static void test_members(void) {
     static const char text[] = "{\"n\\u0061me\": \"a\\n\\u20ac\", \"skipped\": [{\"x\": [1, 2]}, \"]\"], "
                                "\"sizes\": [3, 4], \"on\": true}";
@@ -122,6 +165,7 @@ int main(void) {
     test_refuses_the_rest();
     test_limits_depth();
     test_numbers();
+    test_decimals();
     test_members();
     test_failures_stick();
     puts("JSON: read as told, refused with a reason");

@@ -16,17 +16,20 @@ MODEL, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json" 
 ENTRY = "qslm"  # our key in config.json, and in the metadata of the model file
 STATE, RECORD, CURVE = "training.pt", "training.json", "loss.png"  # of a training
 STUDY, LEDGER, ARTIFACT = "study.json", "ledger.sqlite", "artifact"  # of a run folder
+IMAGE, HEADER, ASSEMBLY = "model.bin", "model.h", "model.S"  # of an export
+EXPORTED = b"// Made by `qslm export`"  # which the header begins with
 GGUF = ".gguf"  # weights that transformers opens
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # of weights
 LARGEST_JSON = 1 << 28  # bytes
 
-Kind: TypeAlias = Literal["nothing", "checkpoint", "artifact", "run", "training", "foreign"]
-Writer: TypeAlias = Literal["training", "study", "packing"]
+Kind: TypeAlias = Literal["nothing", "checkpoint", "artifact", "run", "training", "export", "foreign"]
+Writer: TypeAlias = Literal["training", "study", "packing", "exporting"]
 
 MAY_WRITE: Mapping[Writer, tuple[Kind, ...]] = {
     "training": ("nothing", "training"),  # which its state then says to be the same one
     "study": ("nothing", "run", "foreign"),  # whose ledger then says the same; it writes no file of a model's names
     "packing": ("nothing", "artifact"),  # which is replaced
+    "exporting": ("nothing", "export"),  # which is replaced
 }
 
 
@@ -35,8 +38,9 @@ class Contents:
     """What lives in a folder, and the files by which it is known.
 
     A "run" is the folder of a study, a "training" that of one that goes on or has ended, an "artifact" a packed model,
-    a "checkpoint" any other weights; "foreign" are files of a model without its weights. Where several live together,
-    it is the first of these. "nothing" is no folder, an empty one, or one with other files.
+    an "export" one as an image for a device, a "checkpoint" any other weights; "foreign" are files of a model without
+    its weights. Where several live together, it is the first of these. "nothing" is no folder, an empty one, or one
+    with other files.
     """
 
     kind: Kind
@@ -53,6 +57,8 @@ def contents(folder: Path) -> Contents:
         return Contents("training", (STATE,))
     if is_packed(folder):
         return Contents("artifact", tuple(name for name in names if name in (CONFIG, MODEL)))
+    if is_export(folder):
+        return Contents("export", tuple(name for name in names if name in (IMAGE, HEADER, ASSEMBLY)))
     if weights:
         return Contents("checkpoint", weights)
     parts = tuple(name for name in names if name in (CONFIG, TOKENIZER, RECORD, CURVE))
@@ -72,6 +78,17 @@ def is_artifact(path: Path | str) -> bool:
 def is_packed(path: Path | str) -> bool:
     """Whether `path` is a folder with a packed model in it, also where its config.json is damaged or missing."""
     return is_artifact(path) or has_metadata(Path(path) / MODEL)
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `qslm export` wrote the header in a folder."""
+    try:
+        if not (folder / HEADER).is_file():
+            return False
+        with (folder / HEADER).open("rb") as file:
+            return file.read(len(EXPORTED)) == EXPORTED
+    except OSError:
+        return False
 
 
 def has_metadata(model: Path) -> bool:
@@ -147,6 +164,8 @@ def _refusal(folder: Path, found: Contents) -> QslmError:
             return QslmError(f"{folder} is the folder of a training, which keeps its {STATE} there.", another)
         case "artifact":
             return QslmError(f"{folder} is the folder of a packed model.", another)
+        case "export":
+            return QslmError(f"{folder} is the folder of an exported model.", another)
     moved = "Name another folder, or move these files away."
     if found.kind == "checkpoint":
         return QslmError(f"{folder} is the folder of a checkpoint, {found.files[0]}.", moved)

@@ -17,6 +17,7 @@ from qslm.cli import (
     demo,
     energy,
     eval,
+    export,
     generate,
     inspect,
     search,
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "verify": verify.verify,
     "generate": generate.generate,
     "bench": bench.bench,
+    "export": export.export,
     "spike": spike.spike,
     "data": data.data,
 }

@@ -67,6 +67,16 @@ class Engine:
         """Bytes of memory that it takes beside the file: state, buffers, vectors and the table of sites."""
         return self._engine.memory_bytes
 
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of memory that loading it takes at most, also where pointers are shorter than here."""
+        return self._engine.arena_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of what is carried from token to token."""
+        return self._engine.state_bytes
+
     def advance(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Go on by some tokens: the logits (vocabulary,) of the last. Raises TaskError where an id is no token."""
         logits = np.empty(self.vocabulary_size, np.float32)
