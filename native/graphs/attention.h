@@ -16,8 +16,9 @@ typedef struct {
 typedef struct {
     qslm_heads heads;
     float *cosines, *sines; // (context, width / 2)
-    float *cache;           // (layers, 2, context, shared_heads * width): keys, then values
-    float *scores;          // (heads, context)
+    float *keys;            // (layers, shared_heads, tiles of 16 tokens, width, 16)
+    float *values;          // (layers, shared_heads, context, width)
+    float *scores;          // (tokens together, heads, tiles, 16)
 } qslm_attention;
 
 // How many bytes qslm_prepare_attention takes at most.
@@ -27,9 +28,9 @@ size_t qslm_attention_memory(const qslm_model *model, const qslm_heads *heads);
 bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double theta, qslm_attention *attention,
                             qslm_error *error);
 
-// y (count, heads * width) of `count` tokens that follow `position` others in a layer. query (count, heads * width) is
-// overwritten; key and value (count, shared_heads * width) go to the cache.
-void qslm_attend(qslm_model *model, qslm_attention *attention, size_t layer, size_t position, float *query,
-                 const float *key, const float *value, size_t count, float *y);
+// y (count, heads * width) of `count` tokens that follow `position` others in a layer. query (count, heads * width) and
+// key (count, shared_heads * width), which are turned in place, and value, of its shape, go to the cache.
+void qslm_attend(qslm_model *model, const qslm_attention *attention, size_t layer, size_t position, float *query,
+                 float *key, const float *value, size_t count, float *y);
 
 #endif

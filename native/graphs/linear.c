@@ -4,10 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "graphs/elementwise.h"
 #include "graphs/model_inside.h"
 #include "graphs/spiking_config.h"
 
-enum { LINE = 64 };
+enum { LINE = 64, MOST_APART = 8 };
 
 static size_t lines(size_t count, size_t size) {
     return count * size + LINE;
@@ -15,12 +16,17 @@ static size_t lines(size_t count, size_t size) {
 
 // ---- memory and sites ---------------------------------------------------------------------------------------------
 
+// Tokens with massive values that are multiplied together.
+static size_t apart(const qslm_model *model) {
+    return model->chunk < MOST_APART ? model->chunk : MOST_APART;
+}
+
 size_t qslm_linears_memory(const qslm_model *model, const qslm_linear_names *names) {
     const size_t all = model->sizes.layers * names->kinds, inputs = qslm_count_inputs(model->config, all);
     const size_t table = lines(all, sizeof(qslm_linear)), chunk = model->chunk, widest = model->widest;
     if (inputs == 0) return table;
     return table + lines(inputs, sizeof(qslm_spiking_input)) + lines(chunk * widest, 1) + lines(chunk, sizeof(unsigned)) +
-           lines(widest, sizeof(float)) + lines(widest, sizeof(uint32_t));
+           lines(apart(model) * widest, 1) + lines(apart(model) * widest, sizeof(float));
 }
 
 static bool take_buffers(qslm_model *model, qslm_linears *linears, qslm_error *error) {
@@ -28,9 +34,9 @@ static bool take_buffers(qslm_model *model, qslm_linears *linears, qslm_error *e
     linears->inputs = qslm_take(model->arena, linears->room * sizeof *linears->inputs, error);
     linears->massive = qslm_take(model->arena, chunk * widest, error);
     linears->exponents = qslm_take(model->arena, chunk * sizeof *linears->exponents, error);
-    linears->rows = qslm_take(model->arena, widest * sizeof *linears->rows, error);
-    linears->keys = qslm_take(model->arena, widest * sizeof *linears->keys, error);
-    return linears->inputs && linears->massive && linears->exponents && linears->rows && linears->keys;
+    linears->apart = qslm_take(model->arena, apart(model) * widest, error);
+    linears->rows = qslm_take(model->arena, apart(model) * widest * sizeof *linears->rows, error);
+    return linears->inputs && linears->massive && linears->exponents && linears->apart && linears->rows;
 }
 
 bool qslm_prepare_linears(qslm_model *model, const qslm_linear_names *names, qslm_error *error) {
@@ -70,31 +76,59 @@ static size_t stride_of(const qslm_matrix *matrix) {
     return (matrix->columns + LINE - 1) / LINE * LINE;
 }
 
-// Tokens x (count, columns) into the model's codes: rounded, or as the spike counts that a layer reads.
-static void take_tokens(qslm_model *model, const qslm_linear *one, const float *x, size_t count) {
-    const size_t columns = one->matrix->columns, stride = stride_of(one->matrix);
-    qslm_linears *linears = &model->linears;
-    for (size_t i = 0; i < count; i++) {
-        const float *token = x + i * columns;
+typedef struct {
+    qslm_model *model;
+    const qslm_linear *layer;
+    const float *x;
+} taking;
+
+static void take_some(void *state, size_t first, size_t last) {
+    const taking *one = state;
+    qslm_model *model = one->model;
+    const qslm_linears *linears = &model->linears;
+    const qslm_matrix *matrix = one->layer->matrix;
+    const size_t columns = matrix->columns, stride = stride_of(matrix);
+    for (size_t i = first; i < last; i++) {
+        const float *token = one->x + i * columns;
         int8_t *codes = model->codes + i * stride;
-        model->scales[i] = one->matrix->activations == 0
+        model->scales[i] = matrix->activations == 0
                                ? qslm_round_token(token, columns, stride, codes)
-                               : qslm_encode_spikes(one->input, one->matrix->activations, token, columns, stride,
-                                                    linears->keys, codes, linears->massive + i * stride,
-                                                    &linears->exponents[i]);
+                               : qslm_encode_spikes(one->layer->input, matrix->activations, token, columns, stride, codes,
+                                                    linears->massive + i * stride, &linears->exponents[i]);
     }
+}
+
+// Tokens x (count, columns) into the model's codes: rounded, or as the spike counts that a layer reads.
+static void take_tokens(qslm_model *model, const qslm_linear *layer, const float *x, size_t count) {
+    enum { PASSES = 32 }; // over a token whose medians are found
+    const bool rounds = layer->matrix->activations == 0 || layer->input->is_static;
+    taking one = {model, layer, x};
+    qslm_share_tokens(model, count, layer->matrix->columns * (rounds ? 2 : PASSES), take_some, &one);
+}
+
+// y (count, rows) of tokens with massive values, which `which` lists.
+static void add_rows(qslm_model *model, const qslm_matrix *matrix, const size_t *which, size_t count, float *y) {
+    const qslm_linears *linears = &model->linears;
+    const size_t stride = stride_of(matrix), rows = matrix->rows;
+    float scales[MOST_APART];
+    for (size_t i = 0; i < count; i++) {
+        scales[i] = model->scales[which[i]] * (float)(1u << linears->exponents[which[i]]);
+        memcpy(linears->apart + i * stride, linears->massive + which[i] * stride, stride);
+    }
+    const qslm_tokens tokens = {linears->apart, stride, scales, count};
+    qslm_multiply(matrix, &tokens, NULL, linears->rows, model->threads);
+    for (size_t i = 0; i < count; i++) qslm_add(linears->rows + i * rows, rows, y + which[i] * rows);
 }
 
 // Massive values count 2^e steps: a product of their own, of the tokens that have any.
 static void add_massive(qslm_model *model, const qslm_matrix *matrix, size_t count, float *y) {
-    const qslm_linears *linears = &model->linears;
-    const size_t stride = stride_of(matrix), rows = matrix->rows;
+    size_t which[MOST_APART], found = 0;
     for (size_t i = 0; i < count; i++) {
-        if (linears->exponents[i] == 0) continue;
-        const float scale = model->scales[i] * (float)(1u << linears->exponents[i]);
-        const qslm_tokens token = {linears->massive + i * stride, stride, &scale, 1};
-        qslm_multiply(matrix, &token, NULL, linears->rows, model->threads);
-        for (size_t row = 0; row < rows; row++) y[i * rows + row] += linears->rows[row];
+        if (model->linears.exponents[i] > 0) which[found++] = i;
+        if (found > 0 && (found == apart(model) || i + 1 == count)) {
+            add_rows(model, matrix, which, found, y);
+            found = 0;
+        }
     }
 }
 
@@ -102,9 +136,7 @@ static void add_massive(qslm_model *model, const qslm_matrix *matrix, size_t cou
 
 static void add_bias(const qslm_linear *one, size_t count, float *y) {
     const size_t rows = one->matrix->rows;
-    for (size_t i = 0; one->bias != NULL && i < count; i++) {
-        for (size_t row = 0; row < rows; row++) y[i * rows + row] += one->bias[row];
-    }
+    for (size_t i = 0; one->bias != NULL && i < count; i++) qslm_add(one->bias, rows, y + i * rows);
 }
 
 static bool reads_alike(const qslm_linear *one, const qslm_linear *other) {

@@ -32,8 +32,8 @@ typedef struct {
     size_t room, count;         // of inputs
     int8_t *massive;            // (chunk, widest): counts of massive values; of tokens without any it is not read
     unsigned *exponents;        // (chunk,): what they count
-    float *rows;                // (widest,): their product
-    uint32_t *keys;             // (widest,)
+    int8_t *apart;              // (some tokens, widest): those of tokens that have any,
+    float *rows;                // (some tokens, widest): and their product
 } qslm_linears;
 
 // How many bytes qslm_prepare_linears takes at most.

@@ -127,19 +127,43 @@ static void reset(qslm_model *model) {
 
 // ---- running ------------------------------------------------------------------------------------------------------
 
-static void norm_tokens(const qslm_model *model, const float *weight, size_t count, float *y) {
-    const llama *network = model->network;
-    const size_t width = model->sizes.width;
-    for (size_t i = 0; i < count; i++) {
-        qslm_rms_norm(model->stream + i * width, weight, network->shape.epsilon, width, y + i * width);
+typedef struct {
+    const qslm_model *model;
+    const float *weight;
+    float *y;
+} step; // of some tokens
+
+static void norm_some(void *state, size_t first, size_t last) {
+    const step *one = state;
+    const size_t width = one->model->sizes.width;
+    const float epsilon = ((const llama *)one->model->network)->shape.epsilon;
+    for (size_t i = first; i < last; i++) {
+        qslm_rms_norm(one->model->stream + i * width, one->weight, epsilon, width, one->y + i * width);
     }
+}
+
+static void norm_tokens(const qslm_model *model, const float *weight, size_t count, float *y) {
+    step one = {model, weight, y};
+    qslm_share_tokens(model, count, 4 * model->sizes.width, norm_some, &one);
+}
+
+static void gate_some(void *state, size_t first, size_t last) {
+    const step *one = state;
+    const llama *network = one->model->network;
+    const size_t width = one->model->sizes.ffn_width;
+    qslm_silu(network->gate + first * width, (last - first) * width, network->up + first * width);
+}
+
+static void gate_tokens(const qslm_model *model, size_t count) {
+    step one = {.model = model};
+    qslm_share_tokens(model, count, 8 * model->sizes.ffn_width, gate_some, &one);
 }
 
 // A branch of the residual stream: a layer of x onto it.
 static void add_branch(qslm_model *model, const qslm_linear *one, const float *x, size_t count) {
     llama *network = model->network;
     qslm_run_linear(model, one, x, count, network->normed);
-    for (size_t i = 0; i < count * model->sizes.width; i++) model->stream[i] += network->normed[i];
+    qslm_add(network->normed, count * model->sizes.width, model->stream);
 }
 
 static void run_block(qslm_model *model, size_t layer, size_t count, size_t position) {
@@ -154,9 +178,7 @@ static void run_block(qslm_model *model, size_t layer, size_t count, size_t posi
     add_branch(model, &linears[OUTPUT], network->attended, count);
     norm_tokens(model, one->ffn, count, network->normed);
     qslm_run_linears(model, &linears[GATE], 2, network->normed, count, (float *[]){network->gate, network->up});
-    const size_t hidden = count * model->sizes.ffn_width;
-    for (size_t i = 0; i < hidden; i++) network->up[i] *= network->gate[i];
-    qslm_gate(network->gate, network->up, hidden, network->up);
+    gate_tokens(model, count);
     add_branch(model, &linears[DOWN], network->up, count);
 }
 

@@ -46,6 +46,14 @@ struct qslm_model {
     void *network;      // the graph's own
 };
 
+// Call work(state, first, last) for parts of `count` tokens, on all threads where it is worth waking them: `cost` is how
+// many floats, or as much as them, a token reads.
+static inline void qslm_share_tokens(const qslm_model *model, size_t count, size_t cost,
+                                     void (*work)(void *, size_t, size_t), void *state) {
+    enum { WORTH_WAKING = 1 << 14 };
+    qslm_share(count * cost < WORTH_WAKING ? NULL : model->threads, count, 1, work, state);
+}
+
 // How many tokens the state has seen.
 size_t qslm_tokens_seen(const qslm_model *model);
 
