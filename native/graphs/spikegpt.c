@@ -1,4 +1,5 @@
-// SpikeGPT (models/spikegpt.py): RWKV mixing with spiking residual branches, a chunk of tokens at a time.
+// SpikeGPT (models/spikegpt.py): RWKV mixing with spiking residual branches, a chunk of tokens at a time, with numbers or
+// with the spike counts of a conversion.
 #include <stdio.h>
 #include <string.h>
 

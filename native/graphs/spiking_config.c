@@ -1,6 +1,8 @@
 // The inputs of a conversion, and the layers that share them.
 #include "graphs/spiking_config.h"
 
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
 #include "graphs/model_inside.h"
@@ -57,27 +59,34 @@ static bool name_layers(qslm_model *model, qslm_json json, const qslm_spiking_in
             return qslm_fail(error, "config.json has spike counts of %.*s, which is no linear layer of a block.",
                              (int)(path.size < 80 ? path.size : 80), path.text);
         }
+        if (one->input != NULL) {
+            return qslm_fail(error, "config.json has spike counts of %.*s twice.",
+                             (int)(path.size < 80 ? path.size : 80), path.text);
+        }
         one->input = input;
     }
     return !json.failed;
 }
 
-static void read_static(qslm_json *json, qslm_spiking_input *input) {
+// A saliency from calibration, in place of the threshold.
+static bool read_static(qslm_json *json, qslm_spiking_input *input) {
     qslm_json_span key;
-    double center = 0.0, reach = 0.0;
-    if (qslm_json_peek(json) == QSLM_JSON_NULL) {
-        qslm_json_skip(json, NULL);
-        return;
-    }
+    double center = INFINITY, reach = INFINITY;
+    if (qslm_json_peek(json) == QSLM_JSON_NULL) return qslm_json_skip(json, NULL);
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &key)) {
         if (qslm_json_equals(key, "center")) qslm_json_double(json, &center);
         else if (qslm_json_equals(key, "reach")) qslm_json_double(json, &reach);
         else qslm_json_skip(json, NULL);
     }
+    if (json->failed) return false;
+    if (!(fabs(center) <= FLT_MAX && reach >= 0.0 && reach <= FLT_MAX)) {
+        return qslm_json_fail(json, "a static saliency has no center and reach");
+    }
     input->is_static = true;
     input->center = (float)center;
     input->reach = (float)reach;
+    return true;
 }
 
 static bool read_input(qslm_model *model, qslm_json *json, qslm_error *error) {
@@ -101,7 +110,7 @@ static bool read_input(qslm_model *model, qslm_json *json, qslm_error *error) {
         }
     }
     if (json->failed) return false;
-    if (salient_bits < 2 || salient_bits > 8 || !(clip > 0.0 && clip <= 1.0) || !(threshold > 0.0)) {
+    if (salient_bits < 2 || salient_bits > 8 || !(clip > 0.0 && clip <= 1.0) || !(threshold > 0.0 && threshold < 1e30)) {
         return qslm_json_fail(json, "an input has an encoding that is not one");
     }
     input->salient_bits = (unsigned)salient_bits;
@@ -116,7 +125,8 @@ static bool read_inputs(qslm_model *model, qslm_json *json, qslm_error *error) {
     qslm_json_span key;
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &key)) {
-        if (!qslm_json_equals(key, "inputs")) return qslm_fail(error, "The engine does not run a KV cache of integers.");
+        if (qslm_json_equals(key, "cache")) return qslm_fail(error, "The engine does not run a KV cache of integers.");
+        if (!qslm_json_equals(key, "inputs")) return qslm_json_fail(json, "that is not what a conversion writes");
         qslm_json_enter_array(json);
         while (qslm_json_next_element(json)) {
             if (!read_input(model, json, error)) return false;
