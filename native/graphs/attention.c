@@ -7,6 +7,7 @@
 
 #include "graphs/elementwise.h"
 #include "graphs/model_inside.h"
+#include "graphs/rotary.h"
 #include "graphs/scores.h"
 
 enum { LINE = 64, TOGETHER = QSLM_TOGETHER, KEYS = QSLM_KEYS };
@@ -44,20 +45,6 @@ size_t qslm_attention_memory(const qslm_model *model, const qslm_heads *heads) {
            lines(scores_of(model, heads), sizeof(float)) + lines(cached(model, heads), sizeof(float));
 }
 
-// The angle of a pair of channels at a position, as PyTorch computes it: in float32.
-static void fill_angles(const qslm_attention *attention, double theta, size_t context) {
-    const size_t half = attention->heads.width / 2;
-    for (size_t i = 0; i < half; i++) {
-        const float exponent = (float)(2 * i) / (float)attention->heads.width;
-        const float frequency = 1.0f / (float)pow(theta, exponent);
-        for (size_t position = 0; position < context; position++) {
-            const float angle = (float)position * frequency;
-            attention->cosines[position * half + i] = (float)cos(angle);
-            attention->sines[position * half + i] = (float)sin(angle);
-        }
-    }
-}
-
 bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double theta, qslm_attention *attention,
                             qslm_error *error) {
     const size_t context = model->sizes.context, angles = context * heads->width / 2 * sizeof(float);
@@ -68,7 +55,7 @@ bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double t
     attention->keys = qslm_take_state(model, cached(model, heads) * sizeof(float), error);
     if (!attention->cosines || !attention->sines || !attention->scores || !attention->keys) return false;
     attention->values = attention->keys + model->sizes.layers * cached_keys(model, heads);
-    fill_angles(attention, theta, context);
+    qslm_fill_angles(theta, heads->width, context, attention->cosines, attention->sines);
     return true;
 }
 
