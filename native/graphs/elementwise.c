@@ -2,12 +2,19 @@
 #include "graphs/elementwise.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "system/portable.h"
 
 enum { LANES = 16 };
 
-static inline float total_of(float *lanes) {
+enum { SIDE = QSLM_SIDE, PARTS = LANES / SIDE };
+
+// The lanes of a sum, added up: 8 apart, 4 apart, 2 apart, 1 apart. What is left of x * y comes first.
+QSLM_INLINE float total_of(const qslm_floats *sums, const float *x, const float *y, size_t left) {
+    float lanes[LANES];
+    memcpy(lanes, sums, sizeof lanes);
+    for (size_t lane = 0; lane < left; lane++) lanes[lane] += y ? x[lane] * y[lane] : x[lane];
     for (size_t half = LANES / 2; half > 0; half /= 2) {
         for (size_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
     }
@@ -15,23 +22,39 @@ static inline float total_of(float *lanes) {
 }
 
 QSLM_SIMD float qslm_dot(const float *x, const float *y, size_t count) {
-    float lanes[LANES] = {0.0f};
+    qslm_floats sums[PARTS];
     size_t i = 0;
+    QSLM_UNROLL for (size_t part = 0; part < PARTS; part++) sums[part] = (qslm_floats){0};
     for (; i + LANES <= count; i += LANES) {
-        for (size_t lane = 0; lane < LANES; lane++) lanes[lane] += x[i + lane] * y[i + lane];
+        const qslm_floats *a = (const qslm_floats *)(x + i), *b = (const qslm_floats *)(y + i);
+        QSLM_UNROLL for (size_t part = 0; part < PARTS; part++) sums[part] += a[part] * b[part];
     }
-    for (size_t lane = 0; i + lane < count; lane++) lanes[lane] += x[i + lane] * y[i + lane];
-    return total_of(lanes);
+    return total_of(sums, x + i, y + i, count - i);
 }
 
 QSLM_SIMD static float sum_of(const float *x, size_t count) {
-    float lanes[LANES] = {0.0f};
+    qslm_floats sums[PARTS];
     size_t i = 0;
+    QSLM_UNROLL for (size_t part = 0; part < PARTS; part++) sums[part] = (qslm_floats){0};
     for (; i + LANES <= count; i += LANES) {
-        for (size_t lane = 0; lane < LANES; lane++) lanes[lane] += x[i + lane];
+        const qslm_floats *a = (const qslm_floats *)(x + i);
+        QSLM_UNROLL for (size_t part = 0; part < PARTS; part++) sums[part] += a[part];
     }
-    for (size_t lane = 0; i + lane < count; lane++) lanes[lane] += x[i + lane];
-    return total_of(lanes);
+    return total_of(sums, x + i, NULL, count - i);
+}
+
+QSLM_SIMD static float largest_of(const float *x, size_t count) {
+    float lanes[LANES];
+    size_t i = 0;
+    for (size_t lane = 0; lane < LANES; lane++) lanes[lane] = x[0];
+    for (; i + LANES <= count; i += LANES) {
+        for (size_t lane = 0; lane < LANES; lane++) {
+            lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
+        }
+    }
+    for (; i < count; i++) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+    for (size_t lane = 1; lane < LANES; lane++) lanes[0] = lanes[lane] > lanes[0] ? lanes[lane] : lanes[0];
+    return lanes[0];
 }
 
 QSLM_SIMD void qslm_layer_norm(const float *x, const float *weight, const float *bias, size_t width, float *y) {
@@ -98,13 +121,16 @@ QSLM_SIMD void qslm_fire(const float *current, float *membrane, const float *for
     }
 }
 
-QSLM_SIMD void qslm_add_times(const float *x, float factor, size_t count, float *y) {
-    for (size_t i = 0; i < count; i++) y[i] += x[i] * factor;
+QSLM_SIMD void qslm_add(const float *x, size_t count, float *y) {
+    for (size_t i = 0; i < count; i++) y[i] += x[i];
+}
+
+QSLM_SIMD void qslm_silu(const float *gate, size_t width, float *y) {
+    for (size_t i = 0; i < width; i++) y[i] = y[i] * gate[i] / (1.0f + qslm_expf(-gate[i]));
 }
 
 QSLM_SIMD void qslm_softmax(float *x, size_t count) {
-    float most = x[0];
-    for (size_t i = 1; i < count; i++) most = x[i] > most ? x[i] : most;
+    const float most = largest_of(x, count);
     for (size_t i = 0; i < count; i++) x[i] = qslm_expf(x[i] - most);
     const float inverse = 1.0f / sum_of(x, count);
     for (size_t i = 0; i < count; i++) x[i] *= inverse;

@@ -22,6 +22,9 @@ void qslm_mix(const float *x, const float *previous, const float *share, size_t 
 void qslm_squared_relu(const float *x, size_t width, float *y);
 void qslm_gate(const float *gate, const float *x, size_t width, float *y);
 
+// y = y * silu(gate), (width,).
+void qslm_silu(const float *gate, size_t width, float *y);
+
 // One token of WKV (models/wkv.py), (width,): `decay` is negative; state (3, width) rows p, q, o is read and overwritten.
 void qslm_wkv(const float *decay, const float *bonus, const float *key, const float *value, float *state, size_t width,
               float *y);
@@ -34,8 +37,8 @@ void qslm_fire(const float *current, float *membrane, const float *forced, float
 // sum of x[i] * y[i] in the order of the lanes.
 float qslm_dot(const float *x, const float *y, size_t count);
 
-// y = y + x * factor, (count,).
-void qslm_add_times(const float *x, float factor, size_t count, float *y);
+// y = y + x, (count,).
+void qslm_add(const float *x, size_t count, float *y);
 
 // Probabilities of logits (count,), in place.
 void qslm_softmax(float *x, size_t count);

@@ -143,20 +143,6 @@ qslm_model *qslm_load(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_are
 
 // ---- running ------------------------------------------------------------------------------------------------------
 
-void qslm_linear(qslm_model *model, const qslm_matrix *matrix, const float *x, size_t count, float *y) {
-    if (model->floats) {
-        qslm_multiply_floats(matrix, x, count, y, model->threads);
-        return;
-    }
-    const size_t stride = (matrix->columns + LINE - 1) / LINE * LINE;
-    for (size_t i = 0; i < count; i++) {
-        model->scales[i] =
-            qslm_round_token(x + i * matrix->columns, matrix->columns, stride, model->codes + i * stride);
-    }
-    const qslm_tokens tokens = {model->codes, stride, model->scales, count};
-    qslm_multiply(matrix, &tokens, x, y, model->threads);
-}
-
 static state_header *header_of(const qslm_model *model) {
     return (state_header *)(void *)model->state; // at a multiple of 64
 }
@@ -183,6 +169,11 @@ static void run(qslm_model *model, const int32_t *ids, size_t count) {
     if (model->potentials) model->potentials += traced;
 }
 
+static void read_out(qslm_model *model, const float *x, size_t count, float *logits) {
+    const qslm_linear head = {model->readout, NULL, NULL};
+    qslm_run_linear(model, &head, x, count, logits);
+}
+
 static bool advance(qslm_model *model, const int32_t *ids, size_t count, bool all, float *logits, qslm_error *error) {
     if (model->sizes.classes > 0) return qslm_fail(error, "A classifier does not predict tokens.");
     if (!check_ids(model, ids, count, error)) return false;
@@ -195,8 +186,8 @@ static bool advance(qslm_model *model, const int32_t *ids, size_t count, bool al
         run(model, ids + done, piece);
         if (logits == NULL || (!all && done + piece < count)) continue;
         const size_t first = all ? 0 : piece - 1;
-        qslm_linear(model, model->readout, model->stream + first * model->sizes.width, piece - first,
-                    logits + (all ? done * model->sizes.vocabulary : 0));
+        read_out(model, model->stream + first * model->sizes.width, piece - first,
+                 logits + (all ? done * model->sizes.vocabulary : 0));
     }
     return true;
 }
@@ -224,7 +215,7 @@ bool qslm_classify(qslm_model *model, const int32_t *ids, size_t count, float *l
         }
     }
     for (size_t j = 0; j < width; j++) sum[j] /= (float)count;
-    qslm_linear(model, model->readout, sum, 1, logits);
+    read_out(model, sum, 1, logits);
     return true;
 }
 

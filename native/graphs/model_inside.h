@@ -3,6 +3,7 @@
 #define QSLM_MODEL_INSIDE_H
 
 #include "formats/json.h"
+#include "graphs/linear.h"
 #include "graphs/model.h"
 
 // A kind of network: what it needs, and how it computes.
@@ -38,14 +39,20 @@ struct qslm_model {
     float *pooled;      // (width,): of a classifier
     int8_t *codes;      // (chunk, widest): tokens as integers
     float *scales;      // (chunk,)
+    qslm_linears linears;
     size_t widest;      // a multiple of 64
     uint8_t *state;     // what is saved: the header, then the graph's own
     size_t state_bytes;
     void *network;      // the graph's own
 };
 
-// y (count, rows) = matrix times x (count, columns), rounded to integers unless the model uses floats.
-void qslm_linear(qslm_model *model, const qslm_matrix *matrix, const float *x, size_t count, float *y);
+// Call work(state, first, last) for parts of `count` tokens, on all threads where it is worth waking them: `cost` is how
+// many floats, or as much as them, a token reads.
+static inline void qslm_share_tokens(const qslm_model *model, size_t count, size_t cost,
+                                     void (*work)(void *, size_t, size_t), void *state) {
+    enum { WORTH_WAKING = 1 << 14 };
+    qslm_share(count * cost < WORTH_WAKING ? NULL : model->threads, count, 1, work, state);
+}
 
 // How many tokens the state has seen.
 size_t qslm_tokens_seen(const qslm_model *model);

@@ -1,4 +1,5 @@
-// SpikeGPT (models/spikegpt.py): RWKV mixing with spiking residual branches, a chunk of tokens at a time.
+// SpikeGPT (models/spikegpt.py): RWKV mixing with spiking residual branches, a chunk of tokens at a time, with numbers or
+// with the spike counts of a conversion.
 #include <stdio.h>
 #include <string.h>
 
@@ -8,6 +9,12 @@
 
 #define EMPTY_EXPONENT (-1e38f)
 enum { MOST_LAYERS = 4096, MOST_WORDS = 1 << 24 };
+
+enum { KEY, VALUE, RECEPTANCE, OUTPUT, FFN_KEY, FFN_RECEPTANCE, FFN_VALUE, LINEARS };
+static const qslm_linear_names NAMES = {"blocks.",
+                                        LINEARS,
+                                        {"att.key", "att.value", "att.receptance", "att.output", "ffn.key",
+                                         "ffn.receptance", "ffn.value"}};
 
 // What a block carries from token to token, each (width,): offsets in its part of the state.
 enum { ATT_INPUT, WKV, ATT_MEMBRANE = 4, FFN_INPUT, FFN_MEMBRANE, CARRIED };
@@ -19,7 +26,6 @@ typedef struct {
 typedef struct {
     norm ln1, ln2;
     const float *decay, *bonus, *mix_k, *mix_v, *mix_r, *ffn_mix_k, *ffn_mix_r;
-    const qslm_matrix *key, *value, *receptance, *output, *ffn_key, *ffn_receptance, *ffn_value;
 } block;
 
 typedef struct {
@@ -76,7 +82,7 @@ static size_t memory(const qslm_model *model) {
     const size_t vectors = 4 + layers * 11, buffers = 5;
     return sizeof(spikegpt) + 64 + layers * sizeof(block) + 64 + vectors * floats(width) +
            floats(layers * CARRIED * width + 16) + buffers * floats(model->chunk * width) +
-           floats(model->chunk * model->sizes.ffn_width);
+           floats(model->chunk * model->sizes.ffn_width) + qslm_linears_memory(model, &NAMES);
 }
 
 // ---- sites --------------------------------------------------------------------------------------------------------
@@ -102,14 +108,9 @@ static const float *vector(finder *find, const char *end) {
     return found;
 }
 
-static const qslm_matrix *matrix(finder *find, const char *end, size_t rows, size_t columns) {
-    char name[64];
-    if (find->failed) return NULL;
-    name_of(find, end, name);
-    const qslm_matrix *found = qslm_matrix_of(find->model, name, rows, columns, find->error);
-    find->failed = found == NULL || found->activations > 0;
-    if (found != NULL && found->activations > 0) qslm_fail(find->error, "%s reads spike counts.", name);
-    return found;
+static void linear(finder *find, size_t kind, size_t rows, size_t columns) {
+    if (find->failed) return;
+    find->failed = !qslm_find_linear(find->model, find->layer, kind, rows, columns, find->error);
 }
 
 static bool find_block(qslm_model *model, size_t layer, block *one, qslm_error *error) {
@@ -125,13 +126,13 @@ static bool find_block(qslm_model *model, size_t layer, block *one, qslm_error *
     one->mix_r = vector(&find, "att.time_mix_r");
     one->ffn_mix_k = vector(&find, "ffn.time_mix_k");
     one->ffn_mix_r = vector(&find, "ffn.time_mix_r");
-    one->key = matrix(&find, "att.key.weight", width, width);
-    one->value = matrix(&find, "att.value.weight", width, width);
-    one->receptance = matrix(&find, "att.receptance.weight", width, width);
-    one->output = matrix(&find, "att.output.weight", width, width);
-    one->ffn_key = matrix(&find, "ffn.key.weight", hidden, width);
-    one->ffn_receptance = matrix(&find, "ffn.receptance.weight", width, width);
-    one->ffn_value = matrix(&find, "ffn.value.weight", width, hidden);
+    linear(&find, KEY, width, width);
+    linear(&find, VALUE, width, width);
+    linear(&find, RECEPTANCE, width, width);
+    linear(&find, OUTPUT, width, width);
+    linear(&find, FFN_KEY, hidden, width);
+    linear(&find, FFN_RECEPTANCE, width, width);
+    linear(&find, FFN_VALUE, width, hidden);
     for (size_t i = 0; !find.failed && i < width; i++) decay[i] = -qslm_expf(decay[i]);
     return !find.failed;
 }
@@ -153,6 +154,7 @@ static bool find_ends(qslm_model *model, spikegpt *network, qslm_error *error) {
     if (model->embedding == NULL) return false;
     model->readout = qslm_matrix_of(model, name, rows, sizes->width, error);
     if (model->readout == NULL) return false;
+    if (model->readout->activations > 0) return qslm_fail(error, "%s reads spike counts.", name);
     if (model->embedding->kind == QSLM_SIGN && !model->binary_embedding) {
         return qslm_fail(error, "emb.weight is stored as signs, but config.json says that the embedding is not binary.");
     }
@@ -166,7 +168,8 @@ static bool prepare(qslm_model *model, qslm_error *error) {
     if (network == NULL) return false;
     model->network = network;
     network->blocks = qslm_take(model->arena, layers * sizeof *network->blocks, error);
-    if (network->blocks == NULL || !find_ends(model, network, error)) return false;
+    if (network->blocks == NULL || !qslm_prepare_linears(model, &NAMES, error)) return false;
+    if (!find_ends(model, network, error)) return false;
     for (size_t layer = 0; layer < layers; layer++) {
         if (!find_block(model, layer, &network->blocks[layer], error)) return false;
     }
@@ -215,15 +218,16 @@ static void fire_tokens(qslm_model *model, const float *current, float *membrane
 
 static void mix_time(qslm_model *model, const block *one, float *state, size_t layer, size_t count) {
     spikegpt *network = model->network;
+    const qslm_linear *linears = qslm_linears_of(model, layer);
     const size_t width = model->sizes.width;
     float *last = state + ATT_INPUT * width;
     norm_tokens(model->stream, one->ln1, count, width, network->normed);
     mix_tokens(network->normed, last, one->mix_k, count, width, network->mixed);
-    qslm_linear(model, one->key, network->mixed, count, network->key);
+    qslm_run_linear(model, &linears[KEY], network->mixed, count, network->key);
     mix_tokens(network->normed, last, one->mix_v, count, width, network->mixed);
-    qslm_linear(model, one->value, network->mixed, count, network->value);
+    qslm_run_linear(model, &linears[VALUE], network->mixed, count, network->value);
     mix_tokens(network->normed, last, one->mix_r, count, width, network->mixed);
-    qslm_linear(model, one->receptance, network->mixed, count, network->gate);
+    qslm_run_linear(model, &linears[RECEPTANCE], network->mixed, count, network->gate);
     memcpy(last, network->normed + (count - 1) * width, width * sizeof(float));
     for (size_t i = 0; i < count; i++) {
         float *y = network->mixed + i * width;
@@ -231,22 +235,23 @@ static void mix_time(qslm_model *model, const block *one, float *state, size_t l
                  y);
         qslm_gate(network->gate + i * width, y, width, y);
     }
-    qslm_linear(model, one->output, network->mixed, count, network->key);
+    qslm_run_linear(model, &linears[OUTPUT], network->mixed, count, network->key);
     fire_tokens(model, network->key, state + ATT_MEMBRANE * width, 2 * layer, count);
 }
 
 static void mix_channels(qslm_model *model, const block *one, float *state, size_t layer, size_t count) {
     spikegpt *network = model->network;
+    const qslm_linear *linears = qslm_linears_of(model, layer);
     const size_t width = model->sizes.width;
     float *last = state + FFN_INPUT * width;
     norm_tokens(model->stream, one->ln2, count, width, network->normed);
     mix_tokens(network->normed, last, one->ffn_mix_k, count, width, network->mixed);
-    qslm_linear(model, one->ffn_key, network->mixed, count, network->hidden);
+    qslm_run_linear(model, &linears[FFN_KEY], network->mixed, count, network->hidden);
     qslm_squared_relu(network->hidden, count * model->sizes.ffn_width, network->hidden);
     mix_tokens(network->normed, last, one->ffn_mix_r, count, width, network->mixed);
-    qslm_linear(model, one->ffn_receptance, network->mixed, count, network->gate);
+    qslm_run_linear(model, &linears[FFN_RECEPTANCE], network->mixed, count, network->gate);
     memcpy(last, network->normed + (count - 1) * width, width * sizeof(float));
-    qslm_linear(model, one->ffn_value, network->hidden, count, network->value);
+    qslm_run_linear(model, &linears[FFN_VALUE], network->hidden, count, network->value);
     qslm_gate(network->gate, network->value, count * width, network->value);
     fire_tokens(model, network->value, state + FFN_MEMBRANE * width, 2 * layer + 1, count);
 }

@@ -21,9 +21,9 @@ typedef struct {
 
 // The counts of x (columns,) of `bits` bits: `codes` (stride,) of normal and salient values, `massive` (stride,) of massive
 // ones, which count 2^exponent steps each; zeros elsewhere and behind the last. Returns the step. exponent is 0 where there
-// is no massive value. keys (columns,) is scratch. NaN and infinities give counts of no meaning, but none out of range.
+// is no massive value. NaN and infinities give counts of no meaning, but none out of range.
 float qslm_encode_spikes(const qslm_spiking_input *input, unsigned bits, const float *x, size_t columns, size_t stride,
-                         uint32_t *keys, int8_t *codes, int8_t *massive, unsigned *exponent);
+                         int8_t *codes, int8_t *massive, unsigned *exponent);
 
 #ifdef __cplusplus
 }

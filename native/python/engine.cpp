@@ -13,6 +13,7 @@
 
 #include "formats/mapping.h"
 #include "graphs/model.h"
+#include "graphs/rotary.h"
 #include "graphs/sampling.h"
 
 namespace nb = nanobind;
@@ -125,6 +126,19 @@ std::tuple<int32_t, uint64_t> draw(Logits logits, float temperature, float top_p
     return {token, sampler.random};
 }
 
+std::tuple<double, double> turn(double x) {
+    double cosine, sine;
+    qslm_turn(x, &cosine, &sine);
+    return {cosine, sine};
+}
+
+void fill_angles(double theta, AllLogits cosines, AllLogits sines) {
+    if (cosines.shape(0) != sines.shape(0) || cosines.shape(1) != sines.shape(1)) {
+        throw std::invalid_argument("cosines and sines have different shapes");
+    }
+    qslm_fill_angles(theta, 2 * cosines.shape(1), cosines.shape(0), cosines.data(), sines.data());
+}
+
 }  // namespace
 
 void bind_engine(nb::module_ &m) {
@@ -144,5 +158,9 @@ void bind_engine(nb::module_ &m) {
         .def_prop_ro("memory_bytes", &Engine::memory_bytes)
         .def_prop_ro("arena_bytes", &Engine::arena_bytes)
         .def_prop_ro("state_bytes", &Engine::state_bytes);
+    m.def("turn", turn, nb::arg("x"), "Cosine and sine, as rotary embeddings have them.");
+    m.def("power", qslm_power, nb::arg("base"), nb::arg("exponent"), "base^exponent, as rotary embeddings have it.");
+    m.def("fill_angles", fill_angles, nb::arg("theta"), nb::arg("cosines").noconvert(), nb::arg("sines").noconvert(),
+          "Cosines and sines (context, width / 2) of a rotary embedding.");
     m.def("draw", draw, nb::arg("logits").noconvert(), nb::arg("temperature"), nb::arg("top_p"), nb::arg("random"));
 }

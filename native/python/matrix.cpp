@@ -137,9 +137,8 @@ std::tuple<float, unsigned> encode_spikes(Input1<float> x, unsigned bits, unsign
         input.is_static = true;
         std::tie(input.center, input.reach) = *saliency;
     }
-    std::vector<uint32_t> keys(x.shape(0));
     unsigned exponent = 0;
-    const float step = qslm_encode_spikes(&input, bits, x.data(), x.shape(0), codes.shape(0), keys.data(), codes.data(),
+    const float step = qslm_encode_spikes(&input, bits, x.data(), x.shape(0), codes.shape(0), codes.data(),
                                           massive.data(), &exponent);
     return {step, exponent};
 }

@@ -12,6 +12,27 @@
 #define QSLM_SIMD
 #endif
 
+// Some floats side by side, as a register holds them: for sums that a compiler would keep in memory. What is done with
+// them is done with each.
+#if defined(__GNUC__)
+#if defined(__x86_64__)
+enum { QSLM_SIDE = 8 };
+#else
+enum { QSLM_SIDE = 4 };
+#endif
+typedef float qslm_floats __attribute__((vector_size(4 * QSLM_SIDE), aligned(4), may_alias));
+#define QSLM_INLINE static inline __attribute__((always_inline))
+#else
+enum { QSLM_SIDE = 1 };
+typedef float qslm_floats;
+#define QSLM_INLINE static inline
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define QSLM_UNROLL _Pragma("GCC unroll 16")
+#else
+#define QSLM_UNROLL
+#endif
+
 // e^x in float, relative error below 2^-22; 0 below -87.3, and 2^127 at most. Vectorizes; same bits on every target.
 static inline float qslm_expf(float x) {
     const float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
