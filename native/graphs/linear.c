@@ -25,15 +25,15 @@ size_t qslm_linears_memory(const qslm_model *model, const qslm_linear_names *nam
     const size_t all = model->sizes.layers * names->kinds, inputs = qslm_count_inputs(model->config, all);
     const size_t table = lines(all, sizeof(qslm_linear)), chunk = model->chunk, widest = model->widest;
     if (inputs == 0) return table;
-    return table + lines(inputs, sizeof(qslm_spiking_input)) + lines(chunk * widest, 1) + lines(chunk, sizeof(unsigned)) +
-           lines(apart(model) * widest, 1) + lines(apart(model) * widest, sizeof(float));
+    return table + lines(inputs, sizeof(qslm_spiking_input)) + lines(chunk * qslm_codes_of_token(model), 1) +
+           lines(QSLM_MOST_TOGETHER * chunk, sizeof(unsigned)) + lines(apart(model) * widest, 1) + lines(apart(model) * widest, sizeof(float));
 }
 
 static bool take_buffers(qslm_model *model, qslm_linears *linears, qslm_error *error) {
     const size_t chunk = model->chunk, widest = model->widest;
     linears->inputs = qslm_take(model->arena, linears->room * sizeof *linears->inputs, error);
-    linears->massive = qslm_take(model->arena, chunk * widest, error);
-    linears->exponents = qslm_take(model->arena, chunk * sizeof *linears->exponents, error);
+    linears->massive = qslm_take(model->arena, chunk * qslm_codes_of_token(model), error);
+    linears->exponents = qslm_take(model->arena, QSLM_MOST_TOGETHER * chunk * sizeof *linears->exponents, error);
     linears->apart = qslm_take(model->arena, apart(model) * widest, error);
     linears->rows = qslm_take(model->arena, apart(model) * widest * sizeof *linears->rows, error);
     return linears->inputs && linears->massive && linears->exponents && linears->apart && linears->rows;
@@ -76,57 +76,70 @@ static size_t stride_of(const qslm_matrix *matrix) {
     return (matrix->columns + LINE - 1) / LINE * LINE;
 }
 
+// Tokens x (count, columns) in a part of the model's buffers: rounded, or as the spike counts that a layer reads.
 typedef struct {
-    qslm_model *model;
-    const qslm_linear *layer;
+    const qslm_linear *layer; // the first that reads them
     const float *x;
-} taking;
+    int8_t *codes, *massive;  // (count, stride)
+    float *scales;            // (count,)
+    unsigned *exponents;      // (count,)
+    qslm_tokens tokens;
+} taken;
 
 static void take_some(void *state, size_t first, size_t last) {
-    const taking *one = state;
-    qslm_model *model = one->model;
-    const qslm_linears *linears = &model->linears;
+    const taken *one = state;
     const qslm_matrix *matrix = one->layer->matrix;
-    const size_t columns = matrix->columns, stride = stride_of(matrix);
+    const size_t columns = matrix->columns, stride = one->tokens.stride;
     for (size_t i = first; i < last; i++) {
         const float *token = one->x + i * columns;
-        int8_t *codes = model->codes + i * stride;
-        model->scales[i] = matrix->activations == 0
-                               ? qslm_round_token(token, columns, stride, codes)
-                               : qslm_encode_spikes(one->layer->input, matrix->activations, token, columns, stride, codes,
-                                                    linears->massive + i * stride, &linears->exponents[i]);
+        int8_t *codes = one->codes + i * stride;
+        one->scales[i] = matrix->activations == 0
+                             ? qslm_round_token(token, columns, stride, codes)
+                             : qslm_encode_spikes(one->layer->input, matrix->activations, token, columns, stride, codes,
+                                                  one->massive + i * stride, &one->exponents[i]);
     }
 }
 
-// Tokens x (count, columns) into the model's codes: rounded, or as the spike counts that a layer reads.
-static void take_tokens(qslm_model *model, const qslm_linear *layer, const float *x, size_t count) {
+// Take the tokens of a call as the `index`th of those that run together, `used` codes a token being taken already.
+static void take_tokens(qslm_model *model, const qslm_call *call, size_t count, size_t index, size_t used, taken *one) {
     enum { PASSES = 32 }; // over a token whose medians are found
-    const bool rounds = layer->matrix->activations == 0 || layer->input->is_static;
-    taking one = {model, layer, x};
-    qslm_share_tokens(model, count, layer->matrix->columns * (rounds ? 2 : PASSES), take_some, &one);
+    const qslm_linears *linears = &model->linears;
+    const qslm_matrix *matrix = call->layer->matrix;
+    const bool spikes = matrix->activations > 0;
+    *one = (taken){.layer = call->layer, .x = call->x, .codes = model->codes + used * count,
+                   .scales = model->scales + index * model->chunk};
+    if (spikes) {
+        one->massive = linears->massive + used * count;
+        one->exponents = linears->exponents + index * model->chunk;
+    }
+    one->tokens = (qslm_tokens){one->codes, stride_of(matrix), one->scales, count};
+    const bool searches = spikes && !call->layer->input->is_static;
+    qslm_share_tokens(model, count, matrix->columns * (searches ? PASSES : 2), take_some, one);
 }
 
 // y (count, rows) of tokens with massive values, which `which` lists.
-static void add_rows(qslm_model *model, const qslm_matrix *matrix, const size_t *which, size_t count, float *y) {
+static void add_rows(qslm_model *model, const qslm_matrix *matrix, const taken *from, const size_t *which, size_t count,
+                     float *y) {
     const qslm_linears *linears = &model->linears;
-    const size_t stride = stride_of(matrix), rows = matrix->rows;
+    const size_t stride = from->tokens.stride, rows = matrix->rows;
     float scales[MOST_APART];
     for (size_t i = 0; i < count; i++) {
-        scales[i] = model->scales[which[i]] * (float)(1u << linears->exponents[which[i]]);
-        memcpy(linears->apart + i * stride, linears->massive + which[i] * stride, stride);
+        scales[i] = from->scales[which[i]] * (float)(1u << from->exponents[which[i]]);
+        memcpy(linears->apart + i * stride, from->massive + which[i] * stride, stride);
     }
     const qslm_tokens tokens = {linears->apart, stride, scales, count};
-    qslm_multiply(matrix, &tokens, NULL, linears->rows, model->threads);
+    qslm_multiply(&(qslm_product){matrix, &tokens, NULL, count, linears->rows}, 1, model->threads);
     for (size_t i = 0; i < count; i++) qslm_add(linears->rows + i * rows, rows, y + which[i] * rows);
 }
 
 // Massive values count 2^e steps: a product of their own, of the tokens that have any.
-static void add_massive(qslm_model *model, const qslm_matrix *matrix, size_t count, float *y) {
+static void add_massive(qslm_model *model, const qslm_matrix *matrix, const taken *from, float *y) {
+    const size_t count = from->tokens.tokens;
     size_t which[MOST_APART], found = 0;
     for (size_t i = 0; i < count; i++) {
-        if (model->linears.exponents[i] > 0) which[found++] = i;
+        if (from->exponents[i] > 0) which[found++] = i;
         if (found > 0 && (found == apart(model) || i + 1 == count)) {
-            add_rows(model, matrix, which, found, y);
+            add_rows(model, matrix, from, which, found, y);
             found = 0;
         }
     }
@@ -139,30 +152,38 @@ static void add_bias(const qslm_linear *one, size_t count, float *y) {
     for (size_t i = 0; one->bias != NULL && i < count; i++) qslm_add(one->bias, rows, y + i * rows);
 }
 
-static bool reads_alike(const qslm_linear *one, const qslm_linear *other) {
-    return one->matrix->activations == other->matrix->activations &&
-           (one->matrix->activations == 0 || one->input == other->input);
+static bool reads_alike(const qslm_call *call, const taken *other) {
+    const qslm_linear *one = call->layer;
+    return call->x == other->x && one->matrix->activations == other->layer->matrix->activations &&
+           (one->matrix->activations == 0 || one->input == other->layer->input);
 }
 
-void qslm_run_linears(qslm_model *model, const qslm_linear *ones, size_t layers, const float *x, size_t count,
-                      float *const *y) {
-    const qslm_linear *taken = NULL; // whose tokens are the model's codes
+void qslm_run_linears(qslm_model *model, const qslm_call *calls, size_t layers, size_t count) {
+    taken all[QSLM_MOST_TOGETHER];
+    const taken *read[QSLM_MOST_TOGETHER] = {0}; // by each of the calls
+    qslm_product products[QSLM_MOST_TOGETHER] = {0};
+    size_t distinct = 0, used = 0;
     for (size_t i = 0; i < layers; i++) {
-        const qslm_linear *one = &ones[i];
-        const bool spikes = one->matrix->activations > 0;
-        if (model->floats && !spikes) {
-            qslm_multiply_floats(one->matrix, x, count, y[i], model->threads);
-        } else {
-            if (taken == NULL || !reads_alike(one, taken)) take_tokens(model, one, x, count);
-            taken = one;
-            const qslm_tokens tokens = {model->codes, stride_of(one->matrix), model->scales, count};
-            qslm_multiply(one->matrix, &tokens, x, y[i], model->threads);
-            if (spikes) add_massive(model, one->matrix, count, y[i]);
+        const qslm_matrix *matrix = calls[i].layer->matrix;
+        products[i] = (qslm_product){matrix, NULL, calls[i].x, count, calls[i].y};
+        if (model->floats && matrix->activations == 0) continue;
+        size_t same = 0;
+        while (same < distinct && !reads_alike(&calls[i], &all[same])) same++;
+        if (same == distinct) {
+            take_tokens(model, &calls[i], count, distinct++, used, &all[same]);
+            used += stride_of(matrix);
         }
-        add_bias(one, count, y[i]);
+        read[i] = &all[same];
+        products[i].tokens = &all[same].tokens;
+    }
+    qslm_multiply(products, layers, model->threads);
+    for (size_t i = 0; i < layers; i++) {
+        const qslm_linear *one = calls[i].layer;
+        if (one->matrix->activations > 0) add_massive(model, one->matrix, read[i], calls[i].y);
+        add_bias(one, count, calls[i].y);
     }
 }
 
 void qslm_run_linear(qslm_model *model, const qslm_linear *one, const float *x, size_t count, float *y) {
-    qslm_run_linears(model, one, 1, x, count, &y);
+    qslm_run_linears(model, &(qslm_call){one, x, y}, 1, count);
 }

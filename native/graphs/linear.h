@@ -1,5 +1,5 @@
-// The linear layers of a network: a matrix, a bias, and the spike counts that it reads. Layers that read the same tokens
-// alike have them rounded or encoded once.
+// The linear layers of a network: a matrix, a bias, and the spike counts that it reads. Layers that need nothing of each
+// other run as one; those of them that read the same tokens alike have them rounded or encoded once.
 #ifndef QSLM_LINEAR_H
 #define QSLM_LINEAR_H
 
@@ -11,6 +11,8 @@
 #include <stddef.h>
 
 typedef struct qslm_model qslm_model;
+
+enum { QSLM_MOST_TOGETHER = 3 }; // layers that run as one
 
 // How the linear layers of a network are named: START LAYER . END, such as blocks.3.att.key.
 typedef struct {
@@ -30,8 +32,8 @@ typedef struct {
     qslm_linear *all;           // (layers, kinds)
     qslm_spiking_input *inputs; // (room,)
     size_t room, count;         // of inputs
-    int8_t *massive;            // (chunk, widest): counts of massive values; of tokens without any it is not read
-    unsigned *exponents;        // (chunk,): what they count
+    int8_t *massive;            // as model->codes: counts of massive values; of tokens without any it is not read
+    unsigned *exponents;        // (QSLM_MOST_TOGETHER, chunk): what they count
     int8_t *apart;              // (some tokens, widest): those of tokens that have any,
     float *rows;                // (some tokens, widest): and their product
 } qslm_linears;
@@ -46,11 +48,15 @@ bool qslm_find_linear(qslm_model *model, size_t layer, size_t kind, size_t rows,
 // The layers of a block, (kinds,).
 const qslm_linear *qslm_linears_of(const qslm_model *model, size_t layer);
 
-// y[i] (count, rows of ones[i]) = the layers ones (layers,) of the same x (count, columns).
-void qslm_run_linears(qslm_model *model, const qslm_linear *ones, size_t layers, const float *x, size_t count,
-                      float *const *y);
-
 // y (count, rows) = a layer of x (count, columns).
+typedef struct {
+    const qslm_linear *layer;
+    const float *x;
+    float *y;
+} qslm_call;
+
+// QSLM_MOST_TOGETHER calls at most; where they are several, each has as many columns as the network is wide.
+void qslm_run_linears(qslm_model *model, const qslm_call *calls, size_t layers, size_t count);
 void qslm_run_linear(qslm_model *model, const qslm_linear *one, const float *x, size_t count, float *y);
 
 #endif

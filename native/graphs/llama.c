@@ -171,13 +171,16 @@ static void run_block(qslm_model *model, size_t layer, size_t count, size_t posi
     const qslm_linear *linears = qslm_linears_of(model, layer);
     const norms *one = &network->norms[layer];
     norm_tokens(model, one->attention, count, network->normed);
-    qslm_run_linears(model, &linears[QUERY], 3, network->normed, count,
-                     (float *[]){network->query, network->key, network->value});
+    const qslm_call attention[] = {{&linears[QUERY], network->normed, network->query},
+                                   {&linears[KEY], network->normed, network->key},
+                                   {&linears[VALUE], network->normed, network->value}};
+    qslm_run_linears(model, attention, 3, count);
     qslm_attend(model, &network->attention, layer, position, network->query, network->key, network->value, count,
                 network->attended);
     add_branch(model, &linears[OUTPUT], network->attended, count);
     norm_tokens(model, one->ffn, count, network->normed);
-    qslm_run_linears(model, &linears[GATE], 2, network->normed, count, (float *[]){network->gate, network->up});
+    const qslm_call ffn[] = {{&linears[GATE], network->normed, network->gate}, {&linears[UP], network->normed, network->up}};
+    qslm_run_linears(model, ffn, 2, count);
     gate_tokens(model, count);
     add_branch(model, &linears[DOWN], network->up, count);
 }

@@ -68,9 +68,14 @@ static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm
 
 // ---- loading ------------------------------------------------------------------------------------------------------
 
+size_t qslm_codes_of_token(const qslm_model *model) {
+    const size_t together = QSLM_MOST_TOGETHER * ((model->sizes.width + LINE - 1) / LINE * LINE);
+    return together > model->widest ? together : model->widest;
+}
+
 static size_t buffer_memory(const qslm_model *model) {
-    return lines(model->chunk * model->sizes.width * sizeof(float)) + lines(model->chunk * model->widest) +
-           lines(model->chunk * sizeof(float)) + lines(model->sizes.width * sizeof(float));
+    return lines(model->chunk * model->sizes.width * sizeof(float)) + lines(model->chunk * qslm_codes_of_token(model)) +
+           lines(QSLM_MOST_TOGETHER * model->chunk * sizeof(float)) + lines(model->sizes.width * sizeof(float));
 }
 
 size_t qslm_model_memory(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_error *error) {
@@ -123,8 +128,8 @@ void *qslm_take_state(qslm_model *model, size_t size, qslm_error *error) {
 static bool prepare(qslm_model *model, qslm_bytes file, qslm_error *error) {
     if (!qslm_read_file(file, model->arena, &model->file, error)) return false;
     model->stream = qslm_take(model->arena, model->chunk * model->sizes.width * sizeof(float), error);
-    model->codes = qslm_take(model->arena, model->chunk * model->widest, error);
-    model->scales = qslm_take(model->arena, model->chunk * sizeof(float), error);
+    model->codes = qslm_take(model->arena, model->chunk * qslm_codes_of_token(model), error);
+    model->scales = qslm_take(model->arena, QSLM_MOST_TOGETHER * model->chunk * sizeof(float), error);
     model->pooled = qslm_take(model->arena, model->sizes.width * sizeof(float), error);
     if (!model->stream || !model->codes || !model->scales || !model->pooled) return false;
     return model->graph->prepare(model, error);

@@ -37,8 +37,8 @@ struct qslm_model {
     float *potentials;
     float *stream;      // (chunk, width)
     float *pooled;      // (width,): of a classifier
-    int8_t *codes;      // (chunk, widest): tokens as integers
-    float *scales;      // (chunk,)
+    int8_t *codes;      // chunk times qslm_codes_of_token: tokens as integers
+    float *scales;      // (QSLM_MOST_TOGETHER, chunk)
     qslm_linears linears;
     size_t widest;      // a multiple of 64
     uint8_t *state;     // what is saved: the header, then the graph's own
@@ -53,6 +53,9 @@ static inline void qslm_share_tokens(const qslm_model *model, size_t count, size
     enum { WORTH_WAKING = 1 << 14 };
     qslm_share(count * cost < WORTH_WAKING ? NULL : model->threads, count, 1, work, state);
 }
+
+// How many codes a token has at most in layers that run together, as long as these are padded.
+size_t qslm_codes_of_token(const qslm_model *model);
 
 // How many tokens the state has seen.
 size_t qslm_tokens_seen(const qslm_model *model);

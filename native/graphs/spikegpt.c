@@ -32,7 +32,7 @@ typedef struct {
     norm ln0, ln_out;
     block *blocks;                         // (layers,)
     float *state;                          // (layers, CARRIED, width)
-    float *normed, *mixed, *key, *value, *gate; // (chunk, width)
+    float *normed, *mixed[3], *key, *value, *gate; // (chunk, width)
     float *hidden;                         // (chunk, ffn_width)
 } spikegpt;
 
@@ -79,7 +79,7 @@ static bool configure(qslm_model *model, qslm_bytes config, qslm_error *error) {
 
 static size_t memory(const qslm_model *model) {
     const size_t width = model->sizes.width, layers = model->sizes.layers;
-    const size_t vectors = 4 + layers * 11, buffers = 5;
+    const size_t vectors = 4 + layers * 11, buffers = 7;
     return sizeof(spikegpt) + 64 + layers * sizeof(block) + 64 + vectors * floats(width) +
            floats(layers * CARRIED * width + 16) + buffers * floats(model->chunk * width) +
            floats(model->chunk * model->sizes.ffn_width) + qslm_linears_memory(model, &NAMES);
@@ -173,7 +173,8 @@ static bool prepare(qslm_model *model, qslm_error *error) {
     for (size_t layer = 0; layer < layers; layer++) {
         if (!find_block(model, layer, &network->blocks[layer], error)) return false;
     }
-    float **const buffers[] = {&network->normed, &network->mixed, &network->key, &network->value, &network->gate};
+    float **const buffers[] = {&network->normed,   &network->mixed[0], &network->mixed[1], &network->mixed[2],
+                               &network->key,      &network->value,    &network->gate};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         *buffers[i] = qslm_take(model->arena, model->chunk * width * sizeof(float), error);
         if (*buffers[i] == NULL) return false;
@@ -220,22 +221,23 @@ static void mix_time(qslm_model *model, const block *one, float *state, size_t l
     spikegpt *network = model->network;
     const qslm_linear *linears = qslm_linears_of(model, layer);
     const size_t width = model->sizes.width;
-    float *last = state + ATT_INPUT * width;
+    float *last = state + ATT_INPUT * width, *const *mixed = network->mixed;
     norm_tokens(model->stream, one->ln1, count, width, network->normed);
-    mix_tokens(network->normed, last, one->mix_k, count, width, network->mixed);
-    qslm_run_linear(model, &linears[KEY], network->mixed, count, network->key);
-    mix_tokens(network->normed, last, one->mix_v, count, width, network->mixed);
-    qslm_run_linear(model, &linears[VALUE], network->mixed, count, network->value);
-    mix_tokens(network->normed, last, one->mix_r, count, width, network->mixed);
-    qslm_run_linear(model, &linears[RECEPTANCE], network->mixed, count, network->gate);
+    mix_tokens(network->normed, last, one->mix_k, count, width, mixed[0]);
+    mix_tokens(network->normed, last, one->mix_v, count, width, mixed[1]);
+    mix_tokens(network->normed, last, one->mix_r, count, width, mixed[2]);
+    const qslm_call calls[] = {{&linears[KEY], mixed[0], network->key},
+                               {&linears[VALUE], mixed[1], network->value},
+                               {&linears[RECEPTANCE], mixed[2], network->gate}};
+    qslm_run_linears(model, calls, 3, count);
     memcpy(last, network->normed + (count - 1) * width, width * sizeof(float));
     for (size_t i = 0; i < count; i++) {
-        float *y = network->mixed + i * width;
+        float *y = mixed[0] + i * width;
         qslm_wkv(one->decay, one->bonus, network->key + i * width, network->value + i * width, state + WKV * width, width,
                  y);
         qslm_gate(network->gate + i * width, y, width, y);
     }
-    qslm_run_linear(model, &linears[OUTPUT], network->mixed, count, network->key);
+    qslm_run_linear(model, &linears[OUTPUT], mixed[0], count, network->key);
     fire_tokens(model, network->key, state + ATT_MEMBRANE * width, 2 * layer, count);
 }
 
@@ -243,13 +245,14 @@ static void mix_channels(qslm_model *model, const block *one, float *state, size
     spikegpt *network = model->network;
     const qslm_linear *linears = qslm_linears_of(model, layer);
     const size_t width = model->sizes.width;
-    float *last = state + FFN_INPUT * width;
+    float *last = state + FFN_INPUT * width, *const *mixed = network->mixed;
     norm_tokens(model->stream, one->ln2, count, width, network->normed);
-    mix_tokens(network->normed, last, one->ffn_mix_k, count, width, network->mixed);
-    qslm_run_linear(model, &linears[FFN_KEY], network->mixed, count, network->hidden);
+    mix_tokens(network->normed, last, one->ffn_mix_k, count, width, mixed[0]);
+    mix_tokens(network->normed, last, one->ffn_mix_r, count, width, mixed[1]);
+    const qslm_call calls[] = {{&linears[FFN_KEY], mixed[0], network->hidden},
+                               {&linears[FFN_RECEPTANCE], mixed[1], network->gate}};
+    qslm_run_linears(model, calls, 2, count);
     qslm_squared_relu(network->hidden, count * model->sizes.ffn_width, network->hidden);
-    mix_tokens(network->normed, last, one->ffn_mix_r, count, width, network->mixed);
-    qslm_run_linear(model, &linears[FFN_RECEPTANCE], network->mixed, count, network->gate);
     memcpy(last, network->normed + (count - 1) * width, width * sizeof(float));
     qslm_run_linear(model, &linears[FFN_VALUE], network->hidden, count, network->value);
     qslm_gate(network->gate, network->value, count * width, network->value);

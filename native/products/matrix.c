@@ -1,4 +1,4 @@
-// Choosing kernels, sharing rows among threads, and what is not worth a kernel of its own: products with floats.
+// Choosing kernels, products with floats, which are not worth a kernel of their own, and sharing rows among threads.
 #include "products/matrix.h"
 
 #include "products/matrix_inside.h"
@@ -89,21 +89,6 @@ float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *co
     return scale;
 }
 
-typedef struct {
-    const qslm_matrix *matrix;
-    const qslm_tokens *tokens;
-    const float *floats;
-    size_t count; // of floats
-    float *y;
-} product;
-
-static void multiply_integers(void *state, size_t first, size_t last) {
-    const product *one = state;
-    const qslm_kernels *set = kernels();
-    (one->matrix->layout == QSLM_BY_TILES ? set->by_tiles : set->by_columns)(one->matrix, one->tokens, first, last,
-                                                                              one->y);
-}
-
 // ---- floats -------------------------------------------------------------------------------------------------------
 
 enum { LANES = 16 };
@@ -152,8 +137,7 @@ static float row_product(const qslm_matrix *matrix, size_t row, const float *x) 
     return total_of(lanes);
 }
 
-static void multiply_floats(void *state, size_t first, size_t last) {
-    const product *one = state;
+static void multiply_floats(const qslm_product *one, size_t first, size_t last) {
     for (size_t row = first; row < last; row++) {
         for (size_t i = 0; i < one->count; i++) {
             one->y[i * one->matrix->rows + row] = row_product(one->matrix, row, one->floats + i * one->matrix->columns);
@@ -161,28 +145,62 @@ static void multiply_floats(void *state, size_t first, size_t last) {
     }
 }
 
-void qslm_multiply_floats(const qslm_matrix *matrix, const float *floats, size_t tokens, float *y,
-                          qslm_threads *threads) {
-    product one = {matrix, NULL, floats, tokens, y};
-    qslm_share(threads, matrix->rows, QSLM_TILE_ROWS, multiply_floats, &one);
+// ---- sharing ------------------------------------------------------------------------------------------------------
+
+static bool takes_floats(const qslm_product *one) {
+    return one->tokens == NULL || is_float(one->matrix);
 }
 
-// A part for every thread: in fewer rows a column has so few bytes that most of what is fetched lies beside them.
-static size_t column_grain(size_t rows, const qslm_threads *threads) {
-    const size_t share = (rows + qslm_count_threads(threads) - 1) / qslm_count_threads(threads);
+static void multiply_rows(const qslm_product *one, size_t first, size_t last) {
+    const qslm_kernels *set = kernels();
+    if (takes_floats(one)) multiply_floats(one, first, last);
+    else if (one->matrix->layout == QSLM_BY_TILES) set->by_tiles(one->matrix, one->tokens, first, last, one->y);
+    else set->by_columns(one->matrix, one->tokens, first, last, one->y);
+}
+
+// Products whose rows are counted by units, one product after the other.
+typedef struct {
+    const qslm_product *products;
+    size_t count;
+    const qslm_threads *threads;
+} batch;
+
+// Rows that one thread takes together. By columns it is a part for every thread: in fewer rows a column has so few bytes
+// that most of what is fetched lies beside them.
+static size_t unit_rows(const batch *all, const qslm_product *one) {
+    if (one->matrix->layout == QSLM_BY_TILES || takes_floats(one)) return 4 * QSLM_TILE_ROWS;
+    const size_t threads = qslm_count_threads(all->threads), share = (one->matrix->rows + threads - 1) / threads;
     return (share + QSLM_COLUMN_ROWS - 1) / QSLM_COLUMN_ROWS * QSLM_COLUMN_ROWS;
 }
 
-void qslm_multiply(const qslm_matrix *matrix, const qslm_tokens *tokens, const float *floats, float *y,
-                   qslm_threads *threads) {
-    if (is_float(matrix)) {
-        qslm_multiply_floats(matrix, floats, tokens->tokens, y, threads);
-        return;
+static size_t count_units(const batch *all, const qslm_product *one) {
+    const size_t rows = unit_rows(all, one);
+    return (one->matrix->rows + rows - 1) / rows;
+}
+
+static size_t smaller(size_t one, size_t other) {
+    return one < other ? one : other;
+}
+
+static void multiply_units(void *state, size_t first, size_t last) {
+    const batch *all = state;
+    for (size_t i = 0, before = 0; i < all->count && before < last; i++) {
+        const qslm_product *one = &all->products[i];
+        const size_t units = count_units(all, one), rows = unit_rows(all, one);
+        const size_t from = first > before ? first - before : 0, to = smaller(last - before, units);
+        if (from < to) multiply_rows(one, from * rows, smaller(to * rows, one->matrix->rows));
+        before += units;
     }
-    product one = {matrix, tokens, NULL, 0, y};
-    const bool small = matrix->rows * matrix->columns * tokens->tokens < WORTH_SHARING;
-    const size_t grain = matrix->layout == QSLM_BY_TILES ? 4 * QSLM_TILE_ROWS : column_grain(matrix->rows, threads);
-    qslm_share(small ? NULL : threads, matrix->rows, grain, multiply_integers, &one);
+}
+
+void qslm_multiply(const qslm_product *products, size_t count, qslm_threads *threads) {
+    batch all = {products, count, threads};
+    size_t units = 0, work = 0;
+    for (size_t i = 0; i < count; i++) {
+        units += count_units(&all, &products[i]);
+        work += products[i].matrix->rows * products[i].matrix->columns * products[i].count;
+    }
+    qslm_share(work < WORTH_SHARING ? NULL : threads, units, 1, multiply_units, &all);
 }
 
 void qslm_read_row(const qslm_matrix *matrix, size_t row, float *values) {

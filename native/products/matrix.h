@@ -58,14 +58,18 @@ typedef struct {
 // is 1 where all are zero or below 1e-35. Writes `stride` codes, zeros behind the last.
 float qslm_round_token(const float *x, size_t columns, size_t stride, int8_t *codes);
 
-// y (tokens, rows) = matrix times tokens. `floats` (tokens, columns) may be NULL unless the matrix is of floats.
-// Nothing is allocated. threads may be NULL.
-void qslm_multiply(const qslm_matrix *matrix, const qslm_tokens *tokens, const float *floats, float *y,
-                   qslm_threads *threads);
+// y (count, rows) = matrix times the same tokens as integers or as floats (count, columns). A matrix of floats takes these;
+// so does any where there are no integers, which is the checking mode.
+typedef struct {
+    const qslm_matrix *matrix;
+    const qslm_tokens *tokens; // may be NULL
+    const float *floats;       // may be NULL unless they are taken
+    size_t count;              // of tokens
+    float *y;
+} qslm_product;
 
-// The checking mode: y (tokens, rows) = matrix times floats (tokens, columns).
-void qslm_multiply_floats(const qslm_matrix *matrix, const float *floats, size_t tokens, float *y,
-                          qslm_threads *threads);
+// Several products that need nothing of each other, shared among threads as one. Nothing is allocated. threads may be NULL.
+void qslm_multiply(const qslm_product *products, size_t count, qslm_threads *threads);
 
 // Row `row` as floats, (columns,): what an embedding reads. Signs are 0 or 1 here, as H(x) = [x >= 0] is what they store.
 void qslm_read_row(const qslm_matrix *matrix, size_t row, float *values);

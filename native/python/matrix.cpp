@@ -76,14 +76,16 @@ public:
         require(matrix.kind == QSLM_INTEGER || matrix.kind == QSLM_SIGN, "a matrix of floats takes floats");
         const qslm_tokens tokens = {codes.data(), codes.shape(1), scales.data(), count};
         nb::gil_scoped_release release;
-        qslm_multiply(&matrix, &tokens, nullptr, y.data(), threads ? threads->pool : nullptr);
+        const qslm_product product = {&matrix, &tokens, nullptr, count, y.data()};
+        qslm_multiply(&product, 1, threads ? threads->pool : nullptr);
     }
 
     void multiply_floats(Input2<float> tokens, Output2<float> y, const Threads *threads) const {
         require(tokens.shape(1) == matrix.columns && y.shape(0) == tokens.shape(0) && y.shape(1) == matrix.rows,
                 "the shapes differ");
         nb::gil_scoped_release release;
-        qslm_multiply_floats(&matrix, tokens.data(), tokens.shape(0), y.data(), threads ? threads->pool : nullptr);
+        const qslm_product product = {&matrix, nullptr, tokens.data(), tokens.shape(0), y.data()};
+        qslm_multiply(&product, 1, threads ? threads->pool : nullptr);
     }
 
     void read_row(size_t row, Output1<float> values) const {

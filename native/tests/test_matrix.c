@@ -109,7 +109,7 @@ static bool check(const example *one) {
     bool good = true;
     for (const char *const *name = qslm_kernel_names(); *name != NULL; name++) {
         qslm_choose_kernels(*name);
-        qslm_multiply(&one->matrix, &tokens, NULL, y, NULL);
+        qslm_multiply(&(qslm_product){&one->matrix, &tokens, NULL, count, y}, 1, NULL);
         if (same(one, &tokens, y)) continue;
         fprintf(stderr, "FAILED: %s, kind %d, %u bits, layout %d, %zu x %zu, group %zu, %zu tokens\n", *name,
                 one->matrix.kind, one->matrix.bits, one->matrix.layout, one->matrix.rows, columns, one->matrix.group, count);
