@@ -58,17 +58,8 @@ arm64() { # processor, tokens
 
 # ---- boards -------------------------------------------------------------------------------------------------------
 
-# The C library gives memcpy and mathematics. Nothing defines _sbrk, so what wants a heap does not link.
-link() { # board, processor, sources
-    memory=$1 processor=$2
-    shift 2
-    arm-none-eabi-gcc $flags -DQSLM_NO_THREADS $processor -mthumb -mfloat-abi=hard -ffunction-sections -fdata-sections \
-        -nostartfiles -Wl,--gc-sections -Wl,--defsym=snprintf=qslm_print -Lexamples/cortex_m \
-        -Texamples/cortex_m/"$memory".ld examples/cortex_m/semihosting.c "$export/model.S" "$@"
-}
-
-board() { # name, processor, tokens
-    link "$1" "$2" -DTOKENS="$3" examples/cortex_m/main.c $engine -lm -o "$folder/$1"
+board() { # name, tokens
+    CC= sh examples/cortex_m/build.sh "$export" "$1" "$folder/$1" -DTOKENS="$2"
     if arm-none-eabi-nm "$folder/$1" | grep -E ' _?_?(sbrk|s?brk_r|malloc|malloc_r|calloc|realloc|free|free_r|printf|vsnprintf)$'; then
         fail "$1 has a heap"
     fi
@@ -80,11 +71,9 @@ board() { # name, processor, tokens
 # The check checks: a program that allocates does not link, for want of _sbrk.
 cat >"$folder/heap.c" <<'END'
 #include <stdlib.h>
-#include "qslm.h"
-int qslm_print(char *text, size_t size, const char *format, ...) { return text && size && format ? 0 : 0; }
 int main(void) { return malloc(64) == NULL; }
 END
-if link mps2-an386 "-mcpu=cortex-m4 -mfpu=fpv4-sp-d16" "$folder/heap.c" -o "$folder/heap" 2>"$folder/heap.log"; then
+if CC= sh examples/cortex_m/build.sh "$export" mps2-an386 "$folder/heap" -O0 "$folder/heap.c" 2>"$folder/heap.log"; then
     fail "a program with a heap links"
 fi
 grep -q _sbrk "$folder/heap.log" || fail "a program with a heap does not link for another reason: $(cat "$folder/heap.log")"
@@ -103,12 +92,12 @@ report() { # board, tokens
 }
 
 start=$(date +%s)
-board mps2-an386 "-mcpu=cortex-m4 -mfpu=fpv4-sp-d16" $tokens &
+board mps2-an386 $tokens &
 board=$!
 compile_engine "$folder/arm64.o" aarch64-linux-gnu-gcc
 arm64 max $tokens
 arm64 cortex-a72 $few
-board mps2-an500 "-mcpu=cortex-m7 -mfpu=fpv5-d16" $few
+board mps2-an500 $few
 wait $board
 compare max $tokens
 compare cortex-a72 $few
