@@ -1,12 +1,12 @@
 // Finding the linear layers of a network, and running them.
 #include "graphs/linear.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "graphs/elementwise.h"
 #include "graphs/model_inside.h"
 #include "graphs/spiking_config.h"
+#include "system/print.h"
 
 enum { LINE = 64, MOST_APART = 8 };
 
@@ -54,13 +54,13 @@ bool qslm_find_linear(qslm_model *model, size_t layer, size_t kind, size_t rows,
     const qslm_linear_names *names = model->linears.names;
     qslm_linear *one = &model->linears.all[layer * names->kinds + kind];
     char name[96];
-    snprintf(name, sizeof name, "%s%zu.%s.weight", names->start, layer, names->ends[kind]);
+    qslm_print(name, sizeof name, "%s%zu.%s.weight", names->start, layer, names->ends[kind]);
     one->matrix = qslm_matrix_of(model, name, rows, columns, error);
     if (one->matrix == NULL) return false;
     if (one->matrix->activations > 0 && one->input == NULL) {
         return qslm_fail(error, "%s reads spike counts, but config.json does not say how they are made.", name);
     }
-    snprintf(name, sizeof name, "%s%zu.%s.bias", names->start, layer, names->ends[kind]);
+    qslm_print(name, sizeof name, "%s%zu.%s.bias", names->start, layer, names->ends[kind]);
     if (qslm_find_site(&model->file, name, NULL) == NULL) return true;
     one->bias = qslm_vector_of(model, name, rows, error);
     return one->bias != NULL;

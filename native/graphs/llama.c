@@ -2,10 +2,10 @@
 // grouped-query attention over a cache of keys and values, SwiGLU.
 #include "graphs/llama.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "graphs/elementwise.h"
+#include "system/print.h"
 
 enum { LINE = 64 };
 
@@ -62,7 +62,7 @@ static bool find_linears(qslm_model *model, size_t layer, qslm_error *error) {
 
 static const float *find_norm(qslm_model *model, size_t layer, const char *end, qslm_error *error) {
     char name[96];
-    snprintf(name, sizeof name, "%s%zu.%s.weight", NAMES.start, layer, end);
+    qslm_print(name, sizeof name, "%s%zu.%s.weight", NAMES.start, layer, end);
     return qslm_vector_of(model, name, model->sizes.width, error);
 }
 

@@ -1,11 +1,11 @@
 // SpikeGPT (models/spikegpt.py): RWKV mixing with spiking residual branches, a chunk of tokens at a time, with numbers or
 // with the spike counts of a conversion.
-#include <stdio.h>
 #include <string.h>
 
 #include "graphs/elementwise.h"
 #include "graphs/model_inside.h"
 #include "system/portable.h"
+#include "system/print.h"
 
 #define EMPTY_EXPONENT (-1e38f)
 enum { MOST_LAYERS = 4096, MOST_WORDS = 1 << 24 };
@@ -96,7 +96,7 @@ typedef struct {
 } finder;
 
 static void name_of(const finder *find, const char *end, char name[64]) {
-    snprintf(name, 64, "blocks.%zu.%s", find->layer, end);
+    qslm_print(name, 64, "blocks.%zu.%s", find->layer, end);
 }
 
 static const float *vector(finder *find, const char *end) {
@@ -139,9 +139,9 @@ static bool find_block(qslm_model *model, size_t layer, block *one, qslm_error *
 
 static bool find_norm(qslm_model *model, const char *name, norm *found, qslm_error *error) {
     char full[64];
-    snprintf(full, sizeof full, "%s.weight", name);
+    qslm_print(full, sizeof full, "%s.weight", name);
     found->weight = qslm_vector_of(model, full, model->sizes.width, error);
-    snprintf(full, sizeof full, "%s.bias", name);
+    qslm_print(full, sizeof full, "%s.bias", name);
     if (found->weight != NULL) found->bias = qslm_vector_of(model, full, model->sizes.width, error);
     return found->weight != NULL && found->bias != NULL;
 }

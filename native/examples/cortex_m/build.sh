@@ -5,8 +5,7 @@
 #     sh native/examples/cortex_m/build.sh export mps2-an386 program.elf [SOURCE or flag ...]
 #     qemu-system-arm -M mps2-an386 -nographic -semihosting-config enable=on,target=native -kernel program.elf
 #
-# The C library gives memcpy and mathematics. Nothing defines _sbrk, so what wants a heap does not link; the engine's names
-# of tensors are written by its own qslm_print in place of the library's snprintf.
+# The C library gives memcpy and mathematics. Nothing defines _sbrk, so what wants a heap does not link.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 native=$here/../..
@@ -20,7 +19,7 @@ esac
 case " $* " in *.c\ *) ;; *) set -- "$@" "$here/main.c" ;; esac
 ${CC:-arm-none-eabi-gcc} -std=gnu11 -O2 -Wall -Wextra -Wpedantic -Werror -ffp-contract=off -DQSLM_NO_THREADS $processor \
     -mthumb -mfloat-abi=hard -ffunction-sections -fdata-sections -nostartfiles -Wl,--gc-sections \
-    -Wl,--defsym=snprintf=qslm_print -L"$here" -T"$here/$board.ld" -I"$native" -I"$export" -I"$here" "$@" \
+    -L"$here" -T"$here/$board.ld" -I"$native" -I"$export" -I"$here" "$@" \
     "$here/semihosting.c" "$export/model.S" "$native"/graphs/*.c "$native"/formats/file.c "$native"/formats/format.c \
     "$native"/formats/json.c "$native"/formats/decimal.c "$native"/products/*.c "$native"/packing/*.c "$native"/text/*.c \
     "$native"/system/error.c "$native"/system/print.c "$native"/system/threads.c -lm -o "$program"
