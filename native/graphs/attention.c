@@ -23,38 +23,47 @@ static size_t tiles_of(size_t tokens) {
     return (tokens + KEYS - 1) / KEYS;
 }
 
-static size_t cached_keys(const qslm_model *model, const qslm_heads *heads) { // of a layer
-    return heads->shared_heads * tiles_of(model->sizes.context) * heads->width * KEYS;
+static size_t together(const qslm_model *model) {
+    return model->chunk < TOKENS_TOGETHER ? model->chunk : TOKENS_TOGETHER;
 }
 
-static size_t cached_values(const qslm_model *model, const qslm_heads *heads) {
-    return heads->shared_heads * model->sizes.context * heads->width;
+static size_t group_size(const qslm_heads *heads) {
+    return heads->heads / heads->shared_heads;
 }
 
-static size_t cached(const qslm_model *model, const qslm_heads *heads) {
-    return model->sizes.layers * (cached_keys(model, heads) + cached_values(model, heads));
+// Groups of queries of as many tokens that share a head of keys.
+static size_t groups_of(const qslm_heads *heads, size_t tokens) {
+    return (group_size(heads) * tokens + TOGETHER - 1) / TOGETHER;
 }
 
 static size_t scores_of(const qslm_model *model, const qslm_heads *heads) {
-    const size_t tokens = model->chunk < TOKENS_TOGETHER ? model->chunk : TOKENS_TOGETHER;
-    return tokens * heads->heads * tiles_of(model->sizes.context) * KEYS;
+    return together(model) * heads->heads * tiles_of(model->sizes.context) * KEYS;
+}
+
+static size_t scratch_of(const qslm_model *model, const qslm_heads *heads) {
+    return heads->shared_heads * groups_of(heads, together(model)) * heads->width * KEYS;
 }
 
 size_t qslm_attention_memory(const qslm_model *model, const qslm_heads *heads) {
     return 2 * lines(model->sizes.context * heads->width / 2, sizeof(float)) +
-           lines(scores_of(model, heads), sizeof(float)) + lines(cached(model, heads), sizeof(float));
+           lines(scores_of(model, heads), sizeof(float)) + lines(scratch_of(model, heads), sizeof(float)) +
+           qslm_cache_memory(model, heads->shared_heads, heads->width);
 }
 
 bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double theta, qslm_attention *attention,
                             qslm_error *error) {
     const size_t context = model->sizes.context, angles = context * heads->width / 2 * sizeof(float);
     attention->heads = *heads;
+    if (!qslm_prepare_cache(model, heads->shared_heads, heads->width, &attention->cache, error)) return false;
     attention->cosines = qslm_take(model->arena, angles, error);
     attention->sines = qslm_take(model->arena, angles, error);
     attention->scores = qslm_take(model->arena, scores_of(model, heads) * sizeof(float), error);
-    attention->keys = qslm_take_state(model, cached(model, heads) * sizeof(float), error);
-    if (!attention->cosines || !attention->sines || !attention->scores || !attention->keys) return false;
-    attention->values = attention->keys + model->sizes.layers * cached_keys(model, heads);
+    attention->scratch = NULL;
+    if (attention->cache.bits > 0) {
+        attention->scratch = qslm_take(model->arena, scratch_of(model, heads) * sizeof(float), error);
+        if (attention->scratch == NULL) return false;
+    }
+    if (!attention->cosines || !attention->sines || !attention->scores) return false;
     qslm_fill_angles(theta, heads->width, context, attention->cosines, attention->sines);
     return true;
 }
@@ -64,21 +73,11 @@ bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double t
 // Tokens of a layer.
 typedef struct {
     const qslm_attention *attention;
-    size_t context, position, count;
-    float *keys, *values; // of the layer
-    float *query, *key;   // (count, heads, width)
+    size_t layer, context, position, count;
+    float *query, *key; // (count, heads, width)
     const float *value;
     float *y;
 } pass;
-
-static float *tile_at(const pass *one, size_t shared, size_t position) {
-    const qslm_heads *heads = &one->attention->heads;
-    return one->keys + (shared * tiles_of(one->context) + position / KEYS) * heads->width * KEYS;
-}
-
-static float *value_at(const pass *one, size_t shared, size_t position) {
-    return one->values + (shared * one->context + position) * one->attention->heads.width;
-}
 
 static void turn(const qslm_attention *attention, float *heads, size_t count, size_t position) {
     const size_t width = attention->heads.width, half = width / 2;
@@ -92,31 +91,25 @@ static void turn(const qslm_attention *attention, float *heads, size_t count, si
     }
 }
 
-static void turn_and_keep(void *state, size_t first, size_t last) {
-    const pass *one = state;
-    const qslm_heads *heads = &one->attention->heads;
-    const size_t width = heads->width;
-    for (size_t i = first; i < last; i++) {
-        const size_t position = one->position + i;
-        float *key = one->key + i * heads->shared_heads * width;
-        turn(one->attention, one->query + i * heads->heads * width, heads->heads, position);
-        turn(one->attention, key, heads->shared_heads, position);
-        for (size_t shared = 0; shared < heads->shared_heads; shared++) {
-            float *column = tile_at(one, shared, position) + position % KEYS;
-            for (size_t j = 0; j < width; j++) column[j * KEYS] = key[shared * width + j];
-            memcpy(value_at(one, shared, position), one->value + (i * heads->shared_heads + shared) * width,
-                   width * sizeof(float));
-        }
+// The queries, the key and the value of a head of keys.
+static void turn_and_keep(const pass *one, size_t shared, size_t token) {
+    const qslm_attention *attention = one->attention;
+    const qslm_heads *heads = &attention->heads;
+    const size_t position = one->position + token, size = group_size(heads), width = heads->width;
+    const size_t at = (token * heads->shared_heads + shared) * width;
+    float *queries = one->query + (token * heads->heads + shared * size) * width;
+    turn(attention, queries, size, position);
+    turn(attention, one->key + at, 1, position);
+    for (size_t i = 0; attention->cache.bits > 0 && i < size; i++) { // as the cache turns its keys
+        qslm_rotate(&attention->cache.rotation, queries + i * width);
     }
+    qslm_keep(&attention->cache, one->layer, shared, position, one->key + at, one->value + at);
 }
 
-// Tiles that these tokens are the first of: what is not yet there counts as zeros.
-static void clear_tiles(const pass *one) {
-    const size_t first = tiles_of(one->position) * KEYS, end = one->position + one->count;
-    for (size_t position = first; position < end; position += KEYS) {
-        for (size_t shared = 0; shared < one->attention->heads.shared_heads; shared++) {
-            memset(tile_at(one, shared, position), 0, one->attention->heads.width * KEYS * sizeof(float));
-        }
+static void keep(void *state, size_t first, size_t last) {
+    const pass *one = state;
+    for (size_t shared = first; shared < last; shared++) {
+        for (size_t token = 0; token < one->count; token++) turn_and_keep(one, shared, token);
     }
 }
 
@@ -129,10 +122,6 @@ typedef struct {
     size_t seen[TOGETHER]; // not falling
     size_t count;
 } group;
-
-static size_t group_size(const qslm_heads *heads) {
-    return heads->heads / heads->shared_heads;
-}
 
 static group group_of(const pass *one, size_t shared, size_t first) {
     const qslm_heads *heads = &one->attention->heads;
@@ -148,33 +137,57 @@ static group group_of(const pass *one, size_t shared, size_t first) {
     return found;
 }
 
-static void attend_group(const pass *one, size_t shared, const group *some) {
-    const size_t width = one->attention->heads.width, common = some->seen[0], most = some->seen[some->count - 1];
+static void score_group(const pass *one, size_t shared, const group *some, float *scratch) {
+    const qslm_attention *attention = one->attention;
+    const size_t width = attention->heads.width, most = some->seen[some->count - 1];
     const float factor = 1.0f / sqrtf((float)width);
     for (size_t position = 0; position < most; position += KEYS) {
         float *scores[TOGETHER];
         for (size_t q = 0; q < some->count; q++) scores[q] = some->scores[q] + position;
-        qslm_score(tile_at(one, shared, position), width, factor, some->queries, some->count, scores);
+        const float *keys = qslm_keys_at(&attention->cache, one->layer, shared, position, scratch);
+        qslm_score(keys, width, factor, some->queries, some->count, scores);
     }
+}
+
+// Values [first, last) of those that the queries see; all queries together as far as all see them.
+static void mingle_part(const group *some, const float *values, size_t width, size_t first, size_t last) {
+    const size_t seen = some->seen[0] < last ? some->seen[0] : last, common = seen > first ? seen - first : 0;
+    const float *shares[TOGETHER];
+    for (size_t q = 0; q < some->count; q++) shares[q] = some->scores[q] + first;
+    qslm_mingle(values, width, common, shares, some->count, some->y);
+    for (size_t q = 0; q < some->count; q++) {
+        const size_t end = some->seen[q] < last ? some->seen[q] : last;
+        const float *rest = shares[q] + common;
+        if (end > first + common) {
+            qslm_mingle(values + common * width, width, end - first - common, &rest, 1, &some->y[q]);
+        }
+    }
+}
+
+static void attend_group(const pass *one, size_t shared, const group *some, float *scratch) {
+    const qslm_cache *cache = &one->attention->cache;
+    const size_t width = cache->width, most = some->seen[some->count - 1], part = cache->bits > 0 ? KEYS : most;
+    score_group(one, shared, some, scratch);
     for (size_t q = 0; q < some->count; q++) {
         qslm_softmax(some->scores[q], some->seen[q]);
         memset(some->y[q], 0, width * sizeof(float));
     }
-    qslm_mingle(value_at(one, shared, 0), width, common, (const float *const *)some->scores, some->count, some->y);
-    for (size_t q = 0; q < some->count; q++) {
-        const float *rest = some->scores[q] + common;
-        qslm_mingle(value_at(one, shared, common), width, some->seen[q] - common, &rest, 1, &some->y[q]);
+    for (size_t first = 0; first < most; first += part) {
+        const size_t last = first + part < most ? first + part : most;
+        const float *values = qslm_values_at(cache, one->layer, shared, first, last - first, scratch);
+        mingle_part(some, values, width, first, last);
     }
 }
 
 static void attend(void *state, size_t first, size_t last) {
     const pass *one = state;
-    const qslm_heads *heads = &one->attention->heads;
-    const size_t groups = (group_size(heads) * one->count + TOGETHER - 1) / TOGETHER;
+    const qslm_attention *attention = one->attention;
+    const size_t groups = groups_of(&attention->heads, one->count);
     for (size_t part = first; part < last; part++) {
         const size_t shared = part / groups;
         const group some = group_of(one, shared, part % groups * TOGETHER);
-        attend_group(one, shared, &some);
+        attend_group(one, shared, &some,
+                     attention->scratch ? attention->scratch + part * attention->heads.width * KEYS : NULL);
     }
 }
 
@@ -187,18 +200,15 @@ static void attend_some(const qslm_model *model, const pass *all, size_t first, 
     one.count = count;
     one.query += first * wide;
     one.y += first * wide;
-    const size_t groups = (group_size(heads) * count + TOGETHER - 1) / TOGETHER;
-    qslm_share_tokens(model, heads->shared_heads * groups, 2 * TOGETHER * heads->width * (one.position + count), attend,
-                      &one);
+    qslm_share_tokens(model, heads->shared_heads * groups_of(heads, count),
+                      2 * TOGETHER * heads->width * (one.position + count), attend, &one);
 }
 
 void qslm_attend(qslm_model *model, const qslm_attention *attention, size_t layer, size_t position, float *query,
                  float *key, const float *value, size_t count, float *y) {
     const qslm_heads *heads = &attention->heads;
-    pass one = {attention, model->sizes.context, position, count, attention->keys + layer * cached_keys(model, heads),
-                attention->values + layer * cached_values(model, heads), query, key, value, y};
-    clear_tiles(&one);
-    qslm_share_tokens(model, count, (heads->heads + 2 * heads->shared_heads) * heads->width, turn_and_keep, &one);
+    pass one = {attention, layer, model->sizes.context, position, count, query, key, value, y};
+    qslm_share_tokens(model, heads->shared_heads, count * (group_size(heads) + 2) * heads->width, keep, &one);
     for (size_t first = 0; first < count; first += TOKENS_TOGETHER) {
         attend_some(model, &one, first, count - first < TOKENS_TOGETHER ? count - first : TOKENS_TOGETHER);
     }

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "system/error.h"
+#include "graphs/cache.h"
 
 typedef struct qslm_model qslm_model;
 
@@ -16,9 +16,9 @@ typedef struct {
 typedef struct {
     qslm_heads heads;
     float *cosines, *sines; // (context, width / 2)
-    float *keys;            // (layers, shared_heads, tiles of 16 tokens, width, 16)
-    float *values;          // (layers, shared_heads, context, width)
-    float *scores;          // (tokens together, heads, tiles, 16)
+    qslm_cache cache;
+    float *scores;          // (tokens together, heads, tiles of 16, 16)
+    float *scratch;         // (groups together, width, 16): keys or values that are integers, as floats
 } qslm_attention;
 
 // How many bytes qslm_prepare_attention takes at most.
@@ -29,7 +29,7 @@ bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double t
                             qslm_error *error);
 
 // y (count, heads * width) of `count` tokens that follow `position` others in a layer. query (count, heads * width) and
-// key (count, shared_heads * width), which are turned in place, and value, of its shape, go to the cache.
+// key (count, shared_heads * width) are turned in place; key and value, of its shape, go to the cache.
 void qslm_attend(qslm_model *model, const qslm_attention *attention, size_t layer, size_t position, float *query,
                  float *key, const float *value, size_t count, float *y);
 

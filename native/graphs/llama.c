@@ -104,6 +104,16 @@ static bool take_buffers(qslm_model *model, llama *network, qslm_error *error) {
     return true;
 }
 
+// A cache of integers holds what layers of values fire, which they do of spike counts.
+static bool check_values(const qslm_model *model, const qslm_attention *attention, qslm_error *error) {
+    for (size_t layer = 0; attention->cache.bits > 0 && layer < model->sizes.layers; layer++) {
+        if (qslm_linears_of(model, layer)[VALUE].matrix->activations == 0) {
+            return qslm_fail(error, "The KV cache is of integers, but the values of layer %zu are not of spike counts.", layer);
+        }
+    }
+    return true;
+}
+
 static bool prepare(qslm_model *model, qslm_error *error) {
     const size_t layers = model->sizes.layers;
     llama *network = qslm_take(model->arena, sizeof *network, error);
@@ -118,7 +128,8 @@ static bool prepare(qslm_model *model, qslm_error *error) {
     }
     const qslm_llama_shape *shape = &network->shape;
     return take_buffers(model, network, error) &&
-           qslm_prepare_attention(model, &shape->heads, shape->theta, &network->attention, error);
+           qslm_prepare_attention(model, &shape->heads, shape->theta, &network->attention, error) &&
+           check_values(model, &network->attention, error);
 }
 
 static void reset(qslm_model *model) {

@@ -32,21 +32,20 @@ size_t qslm_count_inputs(qslm_bytes config, size_t most) {
 
 // ---- an input -----------------------------------------------------------------------------------------------------
 
-// The layer of a path such as blocks.3.ffn.key; NULL where it names none.
-static qslm_linear *linear_at(qslm_model *model, qslm_json_span path) {
-    const qslm_linear_names *names = model->linears.names;
-    size_t at = strlen(names->start), layer = 0;
-    if (path.size < at || memcmp(path.text, names->start, at) != 0) return NULL;
+bool qslm_read_path(const qslm_linear_names *names, size_t layers, qslm_json_span path, size_t *layer, size_t *kind) {
+    size_t at = strlen(names->start);
+    if (path.size < at || memcmp(path.text, names->start, at) != 0) return false;
     const size_t digits = at;
-    for (; at < path.size && path.text[at] >= '0' && path.text[at] <= '9' && layer < model->sizes.layers; at++) {
-        layer = 10 * layer + (size_t)(path.text[at] - '0');
+    *layer = 0;
+    for (; at < path.size && path.text[at] >= '0' && path.text[at] <= '9' && *layer < layers; at++) {
+        *layer = 10 * *layer + (size_t)(path.text[at] - '0');
     }
-    if (at == digits || at == path.size || path.text[at] != '.' || layer >= model->sizes.layers) return NULL;
+    if (at == digits || at == path.size || path.text[at] != '.' || *layer >= layers) return false;
     const qslm_json_span end = {path.text + at + 1, path.size - at - 1};
-    for (size_t kind = 0; kind < names->kinds; kind++) {
-        if (qslm_json_equals(end, names->ends[kind])) return &model->linears.all[layer * names->kinds + kind];
+    for (*kind = 0; *kind < names->kinds; ++*kind) {
+        if (qslm_json_equals(end, names->ends[*kind])) return true;
     }
-    return NULL;
+    return false;
 }
 
 static bool name_layers(qslm_model *model, qslm_json json, const qslm_spiking_input *input, qslm_error *error) {
@@ -54,11 +53,12 @@ static bool name_layers(qslm_model *model, qslm_json json, const qslm_spiking_in
     qslm_json_enter_array(&json);
     while (qslm_json_next_element(&json)) {
         if (!qslm_json_string(&json, &path)) return false;
-        qslm_linear *one = linear_at(model, path);
-        if (one == NULL) {
+        size_t layer, kind;
+        if (!qslm_read_path(model->linears.names, model->sizes.layers, path, &layer, &kind)) {
             return qslm_fail(error, "config.json has spike counts of %.*s, which is no linear layer of a block.",
                              (int)(path.size < 80 ? path.size : 80), path.text);
         }
+        qslm_linear *one = &model->linears.all[layer * model->linears.names->kinds + kind];
         if (one->input != NULL) {
             return qslm_fail(error, "config.json has spike counts of %.*s twice.",
                              (int)(path.size < 80 ? path.size : 80), path.text);
@@ -125,7 +125,11 @@ static bool read_inputs(qslm_model *model, qslm_json *json, qslm_error *error) {
     qslm_json_span key;
     qslm_json_enter_object(json);
     while (qslm_json_next_member(json, &key)) {
-        if (qslm_json_equals(key, "cache")) return qslm_fail(error, "The engine does not run a KV cache of integers.");
+        if (qslm_json_equals(key, "cache")) {
+            if (!model->graph->limited) return qslm_fail(error, "A network without attention has no KV cache of integers.");
+            qslm_json_skip(json, NULL); // cache_config.h reads it
+            continue;
+        }
         if (!qslm_json_equals(key, "inputs")) return qslm_json_fail(json, "that is not what a conversion writes");
         qslm_json_enter_array(json);
         while (qslm_json_next_element(json)) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "formats/mapping.h"
+#include "graphs/hadamard.h"
 #include "graphs/model.h"
 #include "graphs/rotary.h"
 #include "graphs/sampling.h"
@@ -132,6 +133,18 @@ std::tuple<double, double> turn(double x) {
     return {cosine, sine};
 }
 
+// x turned in place by the Hadamard matrix of its width.
+void rotate(Logits x) {
+    qslm_error error{};
+    qslm_rotation rotation = qslm_rotation_of(x.shape(0));
+    std::vector<uint8_t> memory(rotation.base * rotation.base + 64);
+    qslm_arena arena = {memory.data(), memory.size(), 0};
+    if (!qslm_prepare_rotation(&rotation, &arena, &error)) {
+        throw std::runtime_error(error.text);
+    }
+    qslm_rotate(&rotation, x.data());
+}
+
 void fill_angles(double theta, AllLogits cosines, AllLogits sines) {
     if (cosines.shape(0) != sines.shape(0) || cosines.shape(1) != sines.shape(1)) {
         throw std::invalid_argument("cosines and sines have different shapes");
@@ -160,6 +173,7 @@ void bind_engine(nb::module_ &m) {
         .def_prop_ro("state_bytes", &Engine::state_bytes);
     m.def("turn", turn, nb::arg("x"), "Cosine and sine, as rotary embeddings have them.");
     m.def("power", qslm_power, nb::arg("base"), nb::arg("exponent"), "base^exponent, as rotary embeddings have it.");
+    m.def("rotate", rotate, nb::arg("x").noconvert(), "Turns x in place by the Hadamard matrix of its width.");
     m.def("fill_angles", fill_angles, nb::arg("theta"), nb::arg("cosines").noconvert(), nb::arg("sines").noconvert(),
           "Cosines and sines (context, width / 2) of a rotary embedding.");
     m.def("draw", draw, nb::arg("logits").noconvert(), nb::arg("temperature"), nb::arg("top_p"), nb::arg("random"));

@@ -116,7 +116,6 @@ def test_spikes_that_config_json_does_not_tell_of_are_refused(tmp_path):
             "no linear layer",
         ),
         (lambda one: one["spiking"]["inputs"][0].update(salient_bits=9), "encoding that is not one"),
-        (lambda one: one["spiking"].update(cache={"bits": 4, "steps": None}), "KV cache of integers"),
     ):
         config, entry = read_config(tmp_path)
         config = copy.deepcopy(config)
