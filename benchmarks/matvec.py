@@ -3,7 +3,9 @@
 Bandwidth, kernel and peer are measured in turns within one run; ratios and shares are medians over the turns. The peer
 is MatMulNBits at accuracy_level 4 (8-bit activations, as here), its best setting: `pip install onnxruntime onnx`. Both
 round the vector within the time. `ratio` is the peer's time divided by ours, with the peer's 8 bits beside our 5 and 6
-and its 4 bits beside our 3, as it has no other widths. The second part multiplies by columns: time and bytes against
+and its 4 bits beside our 3, as it has no other widths. Out of cache `computing_microseconds` is what the same product
+takes of a part of the rows that stays in cache, and `share_of_limit` our speed beside the slower of that and of reading
+memory: where cores are slow and memory is fast, computing is the limit. The second part multiplies by columns: time and bytes against
 the share of inputs that are not zero; there `ratio` is the time by tiles divided by that by columns.
 """
 
@@ -31,6 +33,7 @@ GROUP = 128
 CACHE = 32 << 20  # bytes: matrices out of cache take four times as many
 PEER_BITS = {8: 8, 6: 8, 5: 8, 4: 4, 3: 4, 2: 2}
 PAUSE = 0.002  # seconds, for threads that still spin
+PART = 8  # the share of the rows, over one, that stays in cache when a product is computed again and again
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,10 @@ class Ours:
     def __init__(self, tensor: QuantizedTensor, copies: int, threads: int, *, by_columns: bool = False) -> None:
         self.matrices = [packed_matrix(tensor, by_columns=by_columns) for _ in range(copies)]
         self.threads = _native.Threads(threads)
-        self.y = np.empty((1, tensor.shape[0]), np.float32)
-        self.codes, self.scales = round_tokens(np.zeros((1, tensor.shape[1]), np.float32))
+        self.y = np.empty((copies, tensor.shape[0]), np.float32)
 
     def run(self, x: np.ndarray) -> None:
-        for matrix in self.matrices:
-            self.scales[0] = _native.round_token(x[0], self.codes[0])
-            matrix.multiply(self.codes, self.scales, self.y, self.threads)
+        _native.multiply_in_turn(self.matrices, x[0], self.y, self.threads)
 
 
 class Peer:
@@ -160,6 +160,9 @@ def products(case: Case, bits: int, turns: int, words: np.ndarray, *, peer: bool
     if peer:
         other = Peer(case.rows, case.columns, PEER_BITS[bits], copies, case.threads)
         calls["onnxruntime"] = lambda: other.run(x)
+    if not case.cached:
+        part = Ours(random_tensor(case.rows // PART, case.columns, bits), 1, case.threads)
+        calls["computing"] = lambda: [part.run(x) for _ in range(PART)]
     times = in_turns(calls, turns, 8 if case.cached else 1)
     size = stored_bytes(tensor) * copies
     shape: dict[str, Any] = {"shape": f"{case.rows} x {case.columns}", "group": GROUP, "threads": case.threads}
@@ -168,6 +171,11 @@ def products(case: Case, bits: int, turns: int, words: np.ndarray, *, peer: bool
     row["share_of_bandwidth"] = (
         None if case.cached else size / words.nbytes * median_ratio(times["reading"], times["qslm"])
     )
+    if not case.cached:
+        reading = [size / words.nbytes * one for one in times["reading"]]
+        limits = [max(one, copies * other) for one, other in zip(reading, times["computing"], strict=True)]
+        row["computing_microseconds"] = 1e6 * statistics.median(times["computing"])
+        row["share_of_limit"] = median_ratio(limits, times["qslm"])
     row["ratio"] = median_ratio(times["onnxruntime"], times["qslm"]) if peer else None
     row["read_gigabytes_per_second"] = words.nbytes / statistics.median(times["reading"]) / 1e9
     if not peer or PEER_BITS[bits] != bits:
@@ -237,6 +245,10 @@ def show(found: dict[str, Any]) -> None:
         line = f"{row['who']:12} {row['kernel']:30} {row['shape']:11} {row['threads']} threads {row['bits']} bits"
         line += f" {row['microseconds']:8.1f} us"
         line += f", {100 * row['share_of_bandwidth']:.0f} % of bandwidth" if row.get("share_of_bandwidth") else ""
+        if "share_of_limit" in row:
+            line += (
+                f", in cache {row['computing_microseconds']:.1f} us, {100 * row['share_of_limit']:.0f} % of the limit"
+            )
         line += f", density {row['density']:.2f}, {row['bytes']:,} bytes" if "density" in row else ""
         print(line + (f", ratio {row['ratio']:.2f}" if row["ratio"] else ""))
 

@@ -88,6 +88,16 @@ public:
         qslm_multiply(&product, 1, threads ? threads->pool : nullptr);
     }
 
+    // One token of floats, rounded to integers of its own here.
+    void multiply_token(const float *x, int8_t *codes, size_t stride, float *y, qslm_threads *pool) const {
+        const float scale = qslm_round_token(x, matrix.columns, stride, codes);
+        const qslm_tokens tokens = {codes, stride, &scale, 1};
+        const qslm_product product = {&matrix, &tokens, x, 1, y};
+        qslm_multiply(&product, 1, pool);
+    }
+
+    bool has_shape(size_t rows, size_t columns) const { return matrix.rows == rows && matrix.columns == columns; }
+
     void read_row(size_t row, Output1<float> values) const {
         require(row < matrix.rows && values.shape(0) == matrix.columns, "there is no such row");
         qslm_read_row(&matrix, row, values.data());
@@ -122,6 +132,21 @@ private:
     qslm_matrix matrix{};
     Bytes held[4]; // codes, scales, zeros, step
 };
+
+// Products y (matrices, rows) of one token x (columns,), one after the other.
+void multiply_in_turn(const std::vector<const Matrix *> &matrices, Input1<float> x, Output2<float> y,
+                      const Threads *threads) {
+    require(y.shape(0) == matrices.size(), "the shapes differ");
+    for (const Matrix *one : matrices) {
+        require(one->has_shape(y.shape(1), x.shape(0)), "the shapes differ");
+    }
+    std::vector<int8_t> codes((x.shape(0) + 63) / 64 * 64);
+    nb::gil_scoped_release release;
+    for (size_t i = 0; i < matrices.size(); i++) {
+        matrices[i]->multiply_token(x.data(), codes.data(), codes.size(), y.data() + i * y.shape(1),
+                                    threads ? threads->pool : nullptr);
+    }
+}
 
 float round_token(Input1<float> x, Output1<int8_t> codes) {
     require(codes.shape(0) >= x.shape(0), "the codes are too few");
@@ -178,6 +203,9 @@ void bind_matrix(nb::module_ &m) {
         .def("multiply_floats", &Matrix::multiply_floats, nb::arg("tokens").noconvert(), nb::arg("y").noconvert(),
              nb::arg("threads").none() = nb::none(), "Products y (tokens, rows) of float tokens (tokens, columns).")
         .def("read_row", &Matrix::read_row, nb::arg("row"), nb::arg("values").noconvert(), "One row as floats.");
+    m.def("multiply_in_turn", multiply_in_turn, nb::arg("matrices"), nb::arg("x").noconvert(), nb::arg("y").noconvert(),
+          nb::arg("threads").none() = nb::none(),
+          "Products y (matrices, rows) of one token x (columns,), which is rounded anew for each.");
     m.def("round_token", round_token, nb::arg("x").noconvert(), nb::arg("codes").noconvert(),
           "Round a token to int8; returns its scale.");
     m.def("encode_spikes", encode_spikes, nb::arg("x").noconvert(), nb::arg("bits"), nb::arg("salient_bits"),
