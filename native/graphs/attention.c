@@ -45,16 +45,17 @@ static size_t scratch_of(const qslm_model *model, const qslm_heads *heads) {
 }
 
 size_t qslm_attention_memory(const qslm_model *model, const qslm_heads *heads) {
-    return 2 * lines(model->sizes.context * heads->width / 2, sizeof(float)) +
+    return 2 * lines(model->chunk * heads->width / 2, sizeof(float)) + lines(heads->width / 2, sizeof(float)) +
            lines(scores_of(model, heads), sizeof(float)) + lines(scratch_of(model, heads), sizeof(float)) +
            qslm_cache_memory(model, heads->shared_heads, heads->width);
 }
 
 bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double theta, qslm_attention *attention,
                             qslm_error *error) {
-    const size_t context = model->sizes.context, angles = context * heads->width / 2 * sizeof(float);
+    const size_t half = heads->width / 2 * sizeof(float), angles = model->chunk * half;
     attention->heads = *heads;
     if (!qslm_prepare_cache(model, heads->shared_heads, heads->width, &attention->cache, error)) return false;
+    attention->frequencies = qslm_take(model->arena, half, error);
     attention->cosines = qslm_take(model->arena, angles, error);
     attention->sines = qslm_take(model->arena, angles, error);
     attention->scores = qslm_take(model->arena, scores_of(model, heads) * sizeof(float), error);
@@ -63,9 +64,14 @@ bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double t
         attention->scratch = qslm_take(model->arena, scratch_of(model, heads) * sizeof(float), error);
         if (attention->scratch == NULL) return false;
     }
-    if (!attention->cosines || !attention->sines || !attention->scores) return false;
-    qslm_fill_angles(theta, heads->width, context, attention->cosines, attention->sines);
+    if (!attention->frequencies || !attention->cosines || !attention->sines || !attention->scores) return false;
+    qslm_fill_frequencies(theta, heads->width, attention->frequencies);
     return true;
+}
+
+void qslm_find_angles(const qslm_attention *attention, size_t position, size_t count) {
+    qslm_fill_angles(attention->frequencies, attention->heads.width / 2, position, count, attention->cosines,
+                     attention->sines);
 }
 
 // ---- the cache ----------------------------------------------------------------------------------------------------
@@ -79,9 +85,9 @@ typedef struct {
     float *y;
 } pass;
 
-static void turn(const qslm_attention *attention, float *heads, size_t count, size_t position) {
+static void turn(const qslm_attention *attention, float *heads, size_t count, size_t token) {
     const size_t width = attention->heads.width, half = width / 2;
-    const float *cosine = attention->cosines + position * half, *sine = attention->sines + position * half;
+    const float *cosine = attention->cosines + token * half, *sine = attention->sines + token * half;
     for (size_t head = 0; head < count; head++, heads += width) {
         for (size_t i = 0; i < half; i++) {
             const float x = heads[i], y = heads[half + i];
@@ -98,8 +104,8 @@ static void turn_and_keep(const pass *one, size_t shared, size_t token) {
     const size_t position = one->position + token, size = group_size(heads), width = heads->width;
     const size_t at = (token * heads->shared_heads + shared) * width;
     float *queries = one->query + (token * heads->heads + shared * size) * width;
-    turn(attention, queries, size, position);
-    turn(attention, one->key + at, 1, position);
+    turn(attention, queries, size, token);
+    turn(attention, one->key + at, 1, token);
     for (size_t i = 0; attention->cache.bits > 0 && i < size; i++) { // as the cache turns its keys
         qslm_rotate(&attention->cache.rotation, queries + i * width);
     }

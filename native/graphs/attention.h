@@ -15,7 +15,8 @@ typedef struct {
 
 typedef struct {
     qslm_heads heads;
-    float *cosines, *sines; // (context, width / 2)
+    float *frequencies;     // (width / 2,)
+    float *cosines, *sines; // (chunk, width / 2): of the tokens that go through the network
     qslm_cache cache;
     float *scores;          // (tokens together, heads, tiles of 16, 16)
     float *scratch;         // (groups together, width, 16): keys or values that are integers, as floats
@@ -24,9 +25,12 @@ typedef struct {
 // How many bytes qslm_prepare_attention takes at most.
 size_t qslm_attention_memory(const qslm_model *model, const qslm_heads *heads);
 
-// Take its memory, which is the model's state too, and fill in the angles of the base `theta`.
+// Take its memory, which is the model's state too, for angles of the base `theta`.
 bool qslm_prepare_attention(qslm_model *model, const qslm_heads *heads, double theta, qslm_attention *attention,
                             qslm_error *error);
+
+// Find the angles of `count` tokens that follow `position` others, for all layers.
+void qslm_find_angles(const qslm_attention *attention, size_t position, size_t count);
 
 // y (count, heads * width) of `count` tokens that follow `position` others in a layer. query (count, heads * width) and
 // key (count, shared_heads * width) are turned in place; key and value, of its shape, go to the cache.

@@ -200,6 +200,7 @@ static void run(qslm_model *model, const int32_t *ids, size_t count) {
     const llama *network = model->network;
     const size_t position = qslm_tokens_seen(model), width = model->sizes.width;
     for (size_t i = 0; i < count; i++) qslm_read_row(model->embedding, (size_t)ids[i], model->stream + i * width);
+    qslm_find_angles(&network->attention, position, count);
     for (size_t layer = 0; layer < model->sizes.layers; layer++) run_block(model, layer, count, position);
     norm_tokens(model, network->norm, count, model->stream);
 }

@@ -63,16 +63,20 @@ double qslm_power(double base, double exponent) {
     return ldexp(sum, (int)n);
 }
 
-void qslm_fill_angles(double theta, size_t width, size_t context, float *cosines, float *sines) {
-    const size_t half = width / 2;
-    for (size_t i = 0; i < half; i++) {
+void qslm_fill_frequencies(double theta, size_t width, float *frequencies) {
+    for (size_t i = 0; i < width / 2; i++) {
         const float exponent = (float)(2 * i) / (float)width;
-        const float frequency = 1.0f / (float)qslm_power(theta, exponent);
-        for (size_t position = 0; position < context; position++) {
+        frequencies[i] = 1.0f / (float)qslm_power(theta, exponent);
+    }
+}
+
+void qslm_fill_angles(const float *frequencies, size_t half, size_t first, size_t count, float *cosines, float *sines) {
+    for (size_t token = 0; token < count; token++) {
+        for (size_t i = 0; i < half; i++) {
             double cosine, sine;
-            qslm_turn((float)position * frequency, &cosine, &sine);
-            cosines[position * half + i] = (float)cosine;
-            sines[position * half + i] = (float)sine;
+            qslm_turn((float)(first + token) * frequencies[i], &cosine, &sine);
+            cosines[token * half + i] = (float)cosine;
+            sines[token * half + i] = (float)sine;
         }
     }
 }

@@ -14,9 +14,11 @@ void qslm_turn(double x, double *cosine, double *sine);
 // base^exponent, 1 <= base <= 1e12 and 0 <= exponent <= 1; relative error below 2^-46.
 double qslm_power(double base, double exponent);
 
-// The angle of a pair of channels at a position, position / theta^(2 i / width), each step in float32 as PyTorch takes it:
-// its cosine and sine, (context, width / 2).
-void qslm_fill_angles(double theta, size_t width, size_t context, float *cosines, float *sines);
+// The angle of a pair of channels i at a position is position * frequencies[i], 1 / theta^(2 i / width), each step in
+// float32 as PyTorch takes it: the frequencies (width / 2,), and the cosines and sines (count, width / 2) from position
+// `first` on.
+void qslm_fill_frequencies(double theta, size_t width, float *frequencies);
+void qslm_fill_angles(const float *frequencies, size_t half, size_t first, size_t count, float *cosines, float *sines);
 
 #ifdef __cplusplus
 }

@@ -21,7 +21,7 @@ static const qslm_kernels *const BUILT[] = {
 };
 enum { BUILT_COUNT = sizeof BUILT / sizeof *BUILT };
 
-static const qslm_kernels *chosen;
+static const qslm_kernels *_Atomic chosen; // by whichever thread multiplies first: all choose the same
 
 const char *const *qslm_kernel_names(void) {
     static const char *names[BUILT_COUNT + 1];
@@ -44,7 +44,7 @@ bool qslm_choose_kernels(const char *name) {
 }
 
 static const qslm_kernels *kernels(void) {
-    if (chosen == NULL) qslm_choose_kernels(NULL); // two threads would write the same
+    if (chosen == NULL) qslm_choose_kernels(NULL);
     return chosen;
 }
 
@@ -151,8 +151,7 @@ static bool takes_floats(const qslm_product *one) {
     return one->tokens == NULL || is_float(one->matrix);
 }
 
-static void multiply_rows(const qslm_product *one, size_t first, size_t last) {
-    const qslm_kernels *set = kernels();
+static void multiply_rows(const qslm_kernels *set, const qslm_product *one, size_t first, size_t last) {
     if (takes_floats(one)) multiply_floats(one, first, last);
     else if (one->matrix->layout == QSLM_BY_TILES) set->by_tiles(one->matrix, one->tokens, first, last, one->y);
     else set->by_columns(one->matrix, one->tokens, first, last, one->y);
@@ -163,6 +162,7 @@ typedef struct {
     const qslm_product *products;
     size_t count;
     const qslm_threads *threads;
+    const qslm_kernels *kernels;
 } batch;
 
 // Rows that one thread takes together. By columns it is a part for every thread: in fewer rows a column has so few bytes
@@ -188,13 +188,13 @@ static void multiply_units(void *state, size_t first, size_t last) {
         const qslm_product *one = &all->products[i];
         const size_t units = count_units(all, one), rows = unit_rows(all, one);
         const size_t from = first > before ? first - before : 0, to = smaller(last - before, units);
-        if (from < to) multiply_rows(one, from * rows, smaller(to * rows, one->matrix->rows));
+        if (from < to) multiply_rows(all->kernels, one, from * rows, smaller(to * rows, one->matrix->rows));
         before += units;
     }
 }
 
 void qslm_multiply(const qslm_product *products, size_t count, qslm_threads *threads) {
-    batch all = {products, count, threads};
+    batch all = {products, count, threads, kernels()};
     size_t units = 0, work = 0;
     for (size_t i = 0; i < count; i++) {
         units += count_units(&all, &products[i]);

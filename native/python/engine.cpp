@@ -149,7 +149,9 @@ void fill_angles(double theta, AllLogits cosines, AllLogits sines) {
     if (cosines.shape(0) != sines.shape(0) || cosines.shape(1) != sines.shape(1)) {
         throw std::invalid_argument("cosines and sines have different shapes");
     }
-    qslm_fill_angles(theta, 2 * cosines.shape(1), cosines.shape(0), cosines.data(), sines.data());
+    std::vector<float> frequencies(cosines.shape(1));
+    qslm_fill_frequencies(theta, 2 * frequencies.size(), frequencies.data());
+    qslm_fill_angles(frequencies.data(), frequencies.size(), 0, cosines.shape(0), cosines.data(), sines.data());
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 #include "graphs/sampling.h"
 #include "text/tokenizer.h"
 
-enum { CHUNK = 8, MOST_PATH = 4096 };
+enum { CHUNK = 32, MOST_PATH = 4096 };
 
 static const char HELP[] =
     "Usage: qslm-run MODEL_FOLDER [options]\n"

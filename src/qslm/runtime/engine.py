@@ -22,7 +22,7 @@ from qslm.formats.manifest import Manifest
 from qslm.formats.reading import file_digest, reading
 
 EMBEDDINGS = ("emb.weight", "network.model.embed_tokens.weight")
-CHUNK = 8  # tokens that go through the network together
+CHUNK = 32  # tokens that go through the network together
 
 _REMEDY = "Pack it again with this qslm, or run it by --engine torch."
 
