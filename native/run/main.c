@@ -165,15 +165,27 @@ static int32_t *encode(const qslm_tokenizer *tokenizer, const char *text, size_t
     return NULL;
 }
 
+// The most memory that was resident, in bytes. What the C library tells may be that of the program that started this one.
+static double most_resident(void) {
+    struct rusage usage;
+    char line[128];
+    long kilobytes = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status != NULL && kilobytes == 0 && fgets(line, sizeof line, status) != NULL) {
+        if (strncmp(line, "VmHWM:", 6) == 0) kilobytes = strtol(line + 6, NULL, 10);
+    }
+    if (status != NULL) fclose(status);
+    getrusage(RUSAGE_SELF, &usage);
+    return 1024.0 * (double)(kilobytes > 0 ? kilobytes : usage.ru_maxrss);
+}
+
 static void print_stats(const options *all, const qslm_model *model, double start, double loaded, double read, double end,
                         size_t prompt, long tokens) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
     fprintf(stderr, "loaded in %.1f ms; prompt: %zu tokens, %.0f tokens/s; generated: %ld tokens, %.0f tokens/s\n",
             1e3 * (loaded - start), prompt, (double)prompt / (read - loaded), tokens,
             tokens > 0 ? (double)tokens / (end - read) : 0.0);
     fprintf(stderr, "weights %.2f MB, resident at most %.2f MB, %ld threads\n", (double)qslm_weight_bytes(model) / 1e6,
-            (double)usage.ru_maxrss * 1024 / 1e6, all->threads);
+            most_resident() / 1e6, all->threads);
 }
 
 static int generate(const options *all, qslm_model *model, const qslm_tokenizer *tokenizer, double start) {
