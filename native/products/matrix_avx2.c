@@ -20,7 +20,7 @@ INLINE __m256i slice(const uint8_t *block, unsigned bits, unsigned k, unsigned h
     if (bits == 8) return _mm256_loadu_si256((const void *)(block + 64 * k + 32 * half));
     __m256i codes = _mm256_setzero_si256();
     unsigned low = 0;
-#pragma GCC unroll 3
+UNROLL(3)
     for (unsigned plane = 4; plane > 0; plane /= 2) {
         if (!(bits & plane)) continue;
         const unsigned slices = 8 / plane;
@@ -72,18 +72,18 @@ INLINE void add_blocks(const part_of *part, const uint8_t *block, size_t tile_by
                        unsigned halves, unsigned count, const int8_t *token, __m256i sums[4][MOST_TOKENS]) {
     const unsigned most = slices_in_16_bits(bits);
     __m256i words[4][MOST_TOKENS];
-#pragma GCC unroll 4
+UNROLL(4)
     for (unsigned half = 0; half < halves; half++) {
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned i = 0; i < count; i++) words[half][i] = _mm256_setzero_si256();
     }
     for (; blocks > 0; blocks--, block += 64 * bits, token += QSLM_BLOCK_COLUMNS) {
-#pragma GCC unroll 8
+UNROLL(8)
         for (unsigned k = 0; k < 8; k++) {
-#pragma GCC unroll 4
+UNROLL(4)
             for (unsigned half = 0; half < halves; half++) {
                 const __m256i codes = slice(block + half / 2 * tile_bytes, bits, k, half % 2);
-#pragma GCC unroll 4
+UNROLL(4)
                 for (unsigned i = 0; i < count; i++) {
                     const __m256i numbers = four_of(token + i * part->stride + 4 * k);
                     if (bits == 8) {
@@ -100,9 +100,9 @@ INLINE void add_blocks(const part_of *part, const uint8_t *block, size_t tile_by
             }
         }
     }
-#pragma GCC unroll 4
+UNROLL(4)
     for (unsigned half = 0; most == 8 && half < halves; half++) {
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned i = 0; i < count; i++) {
             sums[half][i] = _mm256_add_epi32(sums[half][i], pairs_of(words[half][i]));
         }
@@ -129,16 +129,16 @@ INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, u
     const uint8_t *block = matrix->codes + first / QSLM_TILE_ROWS * tile_bytes;
     const unsigned halves = 2 * tiles;
     __m256 totals[4][MOST_TOKENS];
-#pragma GCC unroll 4
+UNROLL(4)
     for (unsigned half = 0; half < halves; half++) {
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned i = 0; i < count; i++) totals[half][i] = _mm256_setzero_ps();
     }
     for (size_t group = 0, column = 0; group < groups; group++) {
         __m256i sums[4][MOST_TOKENS];
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned half = 0; half < halves; half++) {
-#pragma GCC unroll 4
+UNROLL(4)
             for (unsigned i = 0; i < count; i++) sums[half][i] = _mm256_setzero_si256();
         }
         const size_t end = group + 1 < groups ? column + matrix->group : whole;
@@ -149,12 +149,12 @@ INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, u
             block += blocks * 64 * bits;
             column += blocks * QSLM_BLOCK_COLUMNS;
         }
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned half = 0; half < halves; half++) {
             const size_t row = first + 8 * half;
             const size_t index = row / QSLM_TILE_ROWS * QSLM_TILE_ROWS * groups + group * QSLM_TILE_ROWS + 8 * (half % 2);
             const __m256 scales = eight_scales(matrix, row, index);
-#pragma GCC unroll 4
+UNROLL(4)
             for (unsigned i = 0; i < count; i++) {
                 __m256i codes = sums[half][i];
                 if (group + 1 == groups && whole < matrix->columns) {
@@ -164,9 +164,9 @@ INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, u
             }
         }
     }
-#pragma GCC unroll 4
+UNROLL(4)
     for (unsigned half = 0; half < halves; half++) {
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned i = 0; i < count; i++) {
             _mm256_storeu_ps(part->y + i * matrix->rows + first + 8 * half,
                              _mm256_mul_ps(totals[half][i], _mm256_set1_ps(part->scales[i])));

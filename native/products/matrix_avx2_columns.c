@@ -106,7 +106,7 @@ INLINE void add_columns(const part_of *part, unsigned bits, const uint8_t *start
         }
         const __m256i token = _mm256_set1_epi32((int32_t)four);
         for (size_t block = 0; block < blocks; block++) {
-#pragma GCC unroll 4
+UNROLL(4)
             for (unsigned q = 0; q < QUARTERS; q++) {
                 __m256i codes[4];
                 for (size_t j = 0; j < 4; j++) codes[j] = quarter_column(columns[j] + block * 16 * bits, bits, q);

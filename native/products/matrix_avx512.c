@@ -92,30 +92,30 @@ INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, u
     const size_t groups = qslm_groups(matrix);
     const uint8_t *block = matrix->codes + first / QSLM_TILE_ROWS * tile_bytes;
     __m512 totals[4][MOST_TOKENS];
-#pragma GCC unroll 4
+UNROLL(4)
     for (unsigned tile = 0; tile < tiles; tile++) {
-#pragma GCC unroll 8
+UNROLL(8)
         for (unsigned i = 0; i < count; i++) totals[tile][i] = _mm512_setzero_ps();
     }
     for (size_t group = 0, column = 0; group < groups; group++) {
         __m512i sums[4][MOST_TOKENS], others[4]; // two chains for one token, which would wait for its products
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned tile = 0; tile < tiles; tile++) {
             others[tile] = _mm512_setzero_si512();
-#pragma GCC unroll 8
+UNROLL(8)
             for (unsigned i = 0; i < count; i++) sums[tile][i] = first_sums(matrix, bits, part->sums[i][group]);
         }
         const size_t end = group + 1 < groups ? column + matrix->group : whole;
         for (; column < end; column += QSLM_BLOCK_COLUMNS, block += 64 * bits) {
-#pragma GCC unroll 4
+UNROLL(4)
             for (unsigned n = 0; n < 4; n++) {
-#pragma GCC unroll 4
+UNROLL(4)
                 for (unsigned tile = 0; tile < tiles; tile++) {
                     __m512i codes[2];
                     two_slices(block + tile * tile_bytes, bits, n, count == 1, codes);
                     for (unsigned half = 0; half < 2; half++) {
                         const int8_t *token = part->codes + column + 4 * slice_of(bits, n, half);
-#pragma GCC unroll 8
+UNROLL(8)
                         for (unsigned i = 0; i < count; i++) {
                             __m512i *sum = half && count == 1 ? &others[tile] : &sums[tile][i];
                             *sum = _mm512_dpbusd_epi32(*sum, codes[half], four_of(token + i * part->stride));
@@ -124,16 +124,16 @@ INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, u
                 }
             }
         }
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned tile = 0; count == 1 && tile < tiles; tile++) {
             const __m512i other = bits > 4 ? others[tile] : _mm512_srai_epi32(others[tile], 4);
             sums[tile][0] = _mm512_add_epi32(sums[tile][0], other);
         }
-#pragma GCC unroll 4
+UNROLL(4)
         for (unsigned tile = 0; tile < tiles; tile++) {
             const size_t row = first + tile * QSLM_TILE_ROWS, index = row * groups + group * QSLM_TILE_ROWS;
             const __m512 scales = sixteen_scales(matrix, row, index);
-#pragma GCC unroll 8
+UNROLL(8)
             for (unsigned i = 0; i < count; i++) {
                 __m512i codes = sums[tile][i];
                 if (group + 1 == groups && whole < matrix->columns) {
@@ -145,9 +145,9 @@ INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, u
             }
         }
     }
-#pragma GCC unroll 4
+UNROLL(4)
     for (unsigned tile = 0; tile < tiles; tile++) {
-#pragma GCC unroll 8
+UNROLL(8)
         for (unsigned i = 0; i < count; i++) {
             const __m512 scaled = _mm512_mul_ps(totals[tile][i], _mm512_set1_ps(part->scales[i]));
             _mm512_storeu_ps(part->y + i * matrix->rows + first + tile * QSLM_TILE_ROWS, scaled);

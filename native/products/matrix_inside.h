@@ -14,6 +14,14 @@
 #define QSLM_HAVE_NEON
 #endif
 
+// Loops whose counts are known. Unrolled, the checks of a sanitizer would take minutes to compile.
+#define PRAGMA(TEXT) _Pragma(#TEXT)
+#if defined(__SANITIZE_ADDRESS__)
+#define UNROLL(COUNT)
+#else
+#define UNROLL(COUNT) PRAGMA(GCC unroll COUNT)
+#endif
+
 // The products of one instruction set: rows [first, last) of y (tokens, rows), for matrices of integers and signs. The
 // first row is a multiple of 16 by tiles and of 128 by columns; so is the last, or it is that of the matrix.
 typedef struct {

@@ -271,7 +271,8 @@ def test_the_budget_that_the_refusal_names_is_possible(refused, call, checkpoint
     nearest = re.search(r"--max-memory (\d+B)", refused(*words, "--max-memory", "1B"))[1]
     result = call(*words, "--max-memory", nearest, "--precisions", "4", "--max-rise", "10000%", "--json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["selected"]["bytes"] == int(nearest.removesuffix("B"))
+    # The header names what is stored by columns, which is not known before the network has run.
+    assert 0 <= int(nearest.removesuffix("B")) - json.loads(result.stdout)["selected"]["bytes"] <= 128
 
 
 def test_the_tasks_that_are_known_before_loading_are_all_tasks(refused):

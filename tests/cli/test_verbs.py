@@ -2,6 +2,7 @@ import json
 import re
 
 import pytest
+from networks.packing import pack
 from networks.spikegpt import random_spikegpt
 from rich.console import Console
 
@@ -11,6 +12,7 @@ from qslm.anatomy.find import find_anatomy
 from qslm.cli.storage import templates
 from qslm.errors import FormatError
 from qslm.formats import Format
+from qslm.loading.checkpoint import load_checkpoint
 from qslm.quantizers import RoundedSites
 
 SURE = ("--binary-embedding", "true")
@@ -210,3 +212,15 @@ def test_bench_measures_a_packed_model(call, refused, tmp_path):
 def test_an_engine_that_is_none_or_cannot_be_had_is_refused(refused, tmp_path):
     assert "no engine 'cuda'" in refused("generate", "spikegpt-mini", "--prompt", "x", "--engine", "cuda")
     assert "not a packed model" in refused("generate", "spikegpt-mini", "--prompt", "x", "--engine", "native")
+
+
+def test_eval_says_by_how_much_the_engine_differs_from_pytorch(call, checkpoint, text, tmp_path):
+    loaded = load_checkpoint(checkpoint, binary_embedding=True)
+    folder = pack(loaded.model, tmp_path / "packed", "int4-row", loaded.tokenizer.to_str())
+    given = ("--task", "text", "--file", text, "--engine", "native")
+    found = json.loads(call("eval", folder, *given, "--json").stdout)
+    assert found["engine"] == "native" and found["difference_unit"] == "%" and found["value"] != found["torch"]
+    assert found["difference"] == pytest.approx(100 * (found["value"] / found["torch"] - 1), rel=1e-6)
+    assert found["difference_low"] <= found["difference"] <= found["difference_high"]
+    shown = call("eval", folder, *given).stdout
+    assert f"{found['difference']:+.4f}" in shown and "worse than in PyTorch" in shown

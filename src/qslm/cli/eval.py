@@ -129,7 +129,9 @@ def _difference(task: Any, native: Any, torch: Any) -> dict[str, Any]:
 
     kind: Any = "points" if task.higher_is_better else "relative"
     found = compare(task, native.losses, torch.losses, kind)
-    named = {"torch": torch.value, "difference": found.loss, "difference_low": found.low, "difference_high": found.high}
+    factor = 1.0 if task.higher_is_better else 100.0  # a rise is relative
+    loss, low, high = (factor * one for one in (found.loss, found.low, found.high))
+    named = {"torch": torch.value, "difference": loss, "difference_low": low, "difference_high": high}
     return named | {"difference_unit": "points" if task.higher_is_better else "%"}
 
 
