@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -37,8 +38,8 @@ public:
         }
         const qslm_bytes described = {reinterpret_cast<const uint8_t *>(config.data()), config.size()};
         const size_t size = qslm_model_memory(content, described, chunk, &error);
-        memory.resize(size);
-        arena = {memory.data(), memory.size(), 0};
+        memory.reset(new uint8_t[size]); // left as it is: pages of a cache that is not used cost nothing
+        arena = {memory.get(), size, 0};
         model = size ? qslm_load(content, described, chunk, &arena, &error) : nullptr;
         if (model == nullptr) {
             qslm_unmap_file(content);
@@ -131,7 +132,7 @@ private:
     std::mutex working;
     std::string config;
     qslm_bytes content{};
-    std::vector<uint8_t> memory;
+    std::unique_ptr<uint8_t[]> memory;
     qslm_arena arena{};
     qslm_model *model = nullptr;
     qslm_threads *pool = nullptr;
