@@ -1,6 +1,8 @@
 // Choosing kernels, products with floats, which are not worth a kernel of their own, and sharing rows among threads.
 #include "products/matrix.h"
 
+#include <stdatomic.h>
+
 #include "products/matrix_inside.h"
 #include "system/portable.h"
 
@@ -21,7 +23,9 @@ static const qslm_kernels *const BUILT[] = {
 };
 enum { BUILT_COUNT = sizeof BUILT / sizeof *BUILT };
 
-static const qslm_kernels *_Atomic chosen; // by whichever thread multiplies first: all choose the same
+// By whichever thread multiplies first: all choose the same constants, so that nothing is ordered by it. An order would
+// want a barrier, which old 32-bit processors have not.
+static const qslm_kernels *_Atomic chosen;
 
 const char *const *qslm_kernel_names(void) {
     static const char *names[BUILT_COUNT + 1];
@@ -36,7 +40,7 @@ const char *const *qslm_kernel_names(void) {
 bool qslm_choose_kernels(const char *name) {
     for (size_t i = 0; i < BUILT_COUNT; i++) {
         if (BUILT[i]->usable() && (name == NULL || strcmp(name, BUILT[i]->name) == 0)) {
-            chosen = BUILT[i];
+            atomic_store_explicit(&chosen, BUILT[i], memory_order_relaxed);
             return true;
         }
     }
@@ -44,8 +48,8 @@ bool qslm_choose_kernels(const char *name) {
 }
 
 static const qslm_kernels *kernels(void) {
-    if (chosen == NULL) qslm_choose_kernels(NULL);
-    return chosen;
+    if (atomic_load_explicit(&chosen, memory_order_relaxed) == NULL) qslm_choose_kernels(NULL);
+    return atomic_load_explicit(&chosen, memory_order_relaxed);
 }
 
 enum { WORTH_SHARING = 1 << 18 }; // products: fewer are done before another thread has woken up

@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -36,8 +38,8 @@ public:
         }
         const qslm_bytes described = {reinterpret_cast<const uint8_t *>(config.data()), config.size()};
         const size_t size = qslm_model_memory(content, described, chunk, &error);
-        memory.resize(size);
-        arena = {memory.data(), memory.size(), 0};
+        memory.reset(new uint8_t[size]); // left as it is: pages of a cache that is not used cost nothing
+        arena = {memory.get(), size, 0};
         model = size ? qslm_load(content, described, chunk, &arena, &error) : nullptr;
         if (model == nullptr) {
             qslm_unmap_file(content);
@@ -65,17 +67,29 @@ public:
         require(logits.shape(0) == qslm_sizes_of(model)->classes);
         call([&](qslm_error *error) { return qslm_classify(model, ids.data(), ids.shape(0), logits.data(), error); });
     }
-    void reset() { qslm_reset(model); }
-    nb::bytes save() const {
+    void reset() {
+        alone([&] { qslm_reset(model); });
+    }
+    nb::bytes save() {
         std::vector<uint8_t> state(qslm_state_bytes(model));
-        qslm_save_state(model, state.data());
+        alone([&] { qslm_save_state(model, state.data()); });
         return nb::bytes(state.data(), state.size());
     }
-    bool restore(nb::bytes state) { return qslm_restore_state(model, state.data(), state.size()); }
-    void use_floats(bool floats) { qslm_use_floats(model, floats); }
+    bool restore(nb::bytes state) {
+        const void *from = state.data();
+        const size_t size = state.size();
+        bool done = false;
+        alone([&] { done = qslm_restore_state(model, from, size); });
+        return done;
+    }
+    void use_floats(bool floats) {
+        alone([&] { qslm_use_floats(model, floats); });
+    }
     // The arrays must live until they are traced no more.
     void trace(std::optional<Spikes> forced, std::optional<Spikes> potentials) {
-        qslm_trace(model, forced ? forced->data() : nullptr, potentials ? potentials->data() : nullptr);
+        const float *spikes = forced ? forced->data() : nullptr;
+        float *to = potentials ? potentials->data() : nullptr;
+        alone([&] { qslm_trace(model, spikes, to); });
     }
     nb::dict sizes() const {
         const qslm_sizes *found = qslm_sizes_of(model);
@@ -99,21 +113,26 @@ private:
             throw std::invalid_argument("the logits have another shape");
         }
     }
-    template <typename Work> static void call(Work work) {
+    // A model belongs to one thread at a time, and so do its threads: those of Python wait for each other, without the
+    // interpreter's lock, which the one that works may want.
+    template <typename Work> void alone(Work work) {
+        nb::gil_scoped_release release;
+        std::lock_guard<std::mutex> lock(working);
+        work();
+    }
+    template <typename Work> void call(Work work) {
         qslm_error error{};
-        bool done;
-        {
-            nb::gil_scoped_release release;
-            done = work(&error);
-        }
+        bool done = false;
+        alone([&] { done = work(&error); });
         if (!done) {
             throw std::invalid_argument(error.text);
         }
     }
 
+    std::mutex working;
     std::string config;
     qslm_bytes content{};
-    std::vector<uint8_t> memory;
+    std::unique_ptr<uint8_t[]> memory;
     qslm_arena arena{};
     qslm_model *model = nullptr;
     qslm_threads *pool = nullptr;

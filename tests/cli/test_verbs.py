@@ -1,11 +1,13 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 from networks.packing import pack
 from networks.spikegpt import random_spikegpt
 from rich.console import Console
 
+import qslm
 from qslm import artifact
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
@@ -14,6 +16,8 @@ from qslm.errors import FormatError
 from qslm.formats import Format
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.quantizers import RoundedSites
+from qslm.runtime import Engine
+from qslm.runtime.speed import measure
 
 SURE = ("--binary-embedding", "true")
 
@@ -207,6 +211,29 @@ def test_bench_measures_a_packed_model(call, refused, tmp_path):
     assert 0 < found["bytes_per_token"] < found["file_bytes"]
     assert found["share"] == pytest.approx(found["bytes_per_token"] * found["decoding"] / found["bandwidth"], rel=2)
     assert "config.json" in refused("bench", tmp_path)
+
+
+def test_bench_decodes_as_many_tokens_as_it_counts(tmp_path, monkeypatch):
+    seen = []
+    pack(random_spikegpt(vocabulary=40, width=32, layers=2), tmp_path, "int4-row")
+    advance = Engine.advance
+    monkeypatch.setattr(Engine, "advance", lambda engine, ids: (seen.append(len(ids)), advance(engine, ids))[1])
+    for prompt, tokens in ((8, 3), (3, 8)):
+        seen.clear()
+        measure(tmp_path, threads=1, tokens=tokens, prompt=prompt, turns=1)
+        assert seen == 2 * [prompt, *[1] * tokens]
+
+
+def test_eval_says_by_how_much_the_engine_differs(call, tmp_path):
+    folder, text = tmp_path / "packed", tmp_path / "text.txt"
+    tokenizer = (Path(qslm.__file__).parent / "checkpoints" / "spikegpt-mini" / "tokenizer.json").read_text()
+    pack(random_spikegpt(vocabulary=4096, width=32, layers=2), folder, "int2-row", tokenizer)
+    text.write_text("The river runs to the sea , and the sea is wide . " * 60)
+    words = ["eval", folder, "--task", "text", "--file", text, "--engine", "native", "--context", 64]
+    found = json.loads(call(*words, "--json").stdout)
+    assert found["difference_unit"] == "%" and found["value"] != found["torch"]
+    assert found["difference"] == pytest.approx(100 * (found["value"] / found["torch"] - 1), rel=1e-3)
+    assert f"{found['difference']:+.4f}" in call(*words).stdout
 
 
 def test_an_engine_that_is_none_or_cannot_be_had_is_refused(refused, tmp_path):

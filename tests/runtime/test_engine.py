@@ -1,6 +1,7 @@
 """The native engine against PyTorch on the same dequantized weights, and against itself."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,11 @@ def test_the_config_of_a_packed_model_says_what_the_engine_says(tmp_path):
     assert found.config == {k: v for k, v in json.loads((folder / "config.json").read_text()).items() if k != "qslm"}
     assert found.weight_bytes < (folder / "model.safetensors").stat().st_size
     assert 0 < found.memory_bytes < 2_000_000
+
+
+def test_threads_of_python_wait_for_each_other(tmp_path):
+    folder = packed(random_spikegpt(**shapes(width=256, ffn_width=1024, classes=3)), tmp_path)
+    engine, texts = Engine(folder, threads=2), [list(range(first, first + 40)) for first in range(20)]
+    wanted = [engine.classify(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        assert np.array_equal(list(pool.map(engine.classify, 5 * texts, timeout=60)), 5 * wanted)

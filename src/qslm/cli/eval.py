@@ -129,9 +129,9 @@ def _difference(task: Any, native: Any, torch: Any) -> dict[str, Any]:
 
     kind: Any = "points" if task.higher_is_better else "relative"
     found = compare(task, native.losses, torch.losses, kind)
-    factor = 1.0 if task.higher_is_better else 100.0  # a rise is relative
-    loss, low, high = (factor * one for one in (found.loss, found.low, found.high))
-    named = {"torch": torch.value, "difference": loss, "difference_low": low, "difference_high": high}
+    scale = 1 if task.higher_is_better else 100  # a relative change is a fraction, points are percentage points
+    parts = {"difference": found.loss, "difference_low": found.low, "difference_high": found.high}
+    named = {"torch": torch.value} | {name: scale * part for name, part in parts.items()}
     return named | {"difference_unit": "points" if task.higher_is_better else "%"}
 
 

@@ -58,12 +58,12 @@ def measure(
     before, start = _resident(), time.perf_counter()
     engine = Engine(folder, threads=threads)
     loaded = time.perf_counter() - start
-    ids = [int(one) for one in np.random.default_rng(0).integers(engine.vocabulary_size, size=prompt)]
+    ids = [int(one) for one in np.random.default_rng(0).integers(engine.vocabulary_size, size=max(prompt, tokens))]
     reading, decoding, prefill = [], [], []
     for _ in progress.track(range(turns + 1), turns + 1, "speed"):
         reading.append(BUFFER / _seconds(lambda: _native.sum_words(words, pool)))
         engine.reset()
-        prefill.append(prompt / _seconds(lambda: engine.advance(ids)))
+        prefill.append(prompt / _seconds(lambda: engine.advance(ids[:prompt])))
         decoding.append(tokens / _seconds(lambda: _decode(engine, ids[:tokens])))
     reading, decoding, prefill = reading[1:], decoding[1:], prefill[1:]  # the first of each warms up
     size = engine.bytes_per_token
