@@ -292,8 +292,12 @@ static bool read_metadata(reading *state) {
             continue;
         }
         if (qslm_json_equals(key, "sites")) sites = json, has_sites = true;
-        if (qslm_json_equals(key, "aliases")) aliases = json, has_aliases = true;
-        if (qslm_json_equals(key, "by_columns")) by_columns = json, has_columns = true;
+        else if (qslm_json_equals(key, "aliases")) aliases = json, has_aliases = true;
+        else if (qslm_json_equals(key, "by_columns")) by_columns = json, has_columns = true;
+        else if (!qslm_json_equals(key, "quantizer")) { // it may tell how to read the others
+            return qslm_fail(state->error, "The metadata have %.*s, which is nothing that version %d writes.",
+                             shown(key.size), key.text, VERSION);
+        }
         qslm_json_skip(&json, NULL);
     }
     if (!qslm_json_close(&json)) return false;
@@ -394,7 +398,12 @@ static bool find_places(reading *state, const uint8_t *data, size_t *data_bytes)
             continue;
         }
         const stored_tensor *one = at < state->stored_count ? &state->stored[at++] : NULL;
-        if (one == NULL || !is_named(one, key) || !entry_fits(&json, one, offset) || one->bytes > size - offset) {
+        if (one != NULL && is_named(one, key) && one->bytes > size - offset) {
+            return qslm_fail(state->error, "The file ends within %.*s: of its %llu bytes %llu are there.",
+                             shown(key.size), key.text, (unsigned long long)one->bytes,
+                             (unsigned long long)(size - offset));
+        }
+        if (one == NULL || !is_named(one, key) || !entry_fits(&json, one, offset)) {
             return qslm_fail(state->error, "The entry %.*s of the header does not follow from the metadata.",
                              shown(key.size), key.text);
         }
@@ -460,20 +469,48 @@ const qslm_site *qslm_find_site(const qslm_file *file, const char *name, qslm_er
 
 // ---- numbers ------------------------------------------------------------------------------------------------------
 
-static bool scales_are_fit(const qslm_matrix *matrix) {
-    const size_t groups = matrix->one_scale ? 1 : qslm_groups(matrix), rows = matrix->one_scale ? 1 : matrix->rows;
-    const float span = (float)((1 << matrix->bits) - 1);
-    for (size_t row = 0; row < rows; row++) {
-        for (size_t group = 0; group < groups; group++) {
-            if (matrix->scale_type == QSLM_SCALE_SHIFTS &&
-                matrix->scales[qslm_scale_index(matrix, row, group)] > 8 - matrix->bits) {
-                return false;
-            }
-            const float scale = qslm_scale(matrix, row, group);
-            if (!(scale > 0.0f && scale * span < INFINITY)) return false;
-        }
+static size_t count_scales(const qslm_matrix *matrix) {
+    return matrix->one_scale ? 1 : matrix->rows * qslm_groups(matrix);
+}
+
+// As bits: positive numbers that are finite are the integers from 1 to below infinity.
+static bool halves_are_fit(const uint8_t *scales, size_t count) {
+    bool fit = true;
+    for (size_t i = 0; i < count; i++) {
+        const unsigned bits = (unsigned)scales[2 * i] | (unsigned)scales[2 * i + 1] << 8;
+        fit &= bits - 1 < 0x7c00 - 1;
+    }
+    return fit;
+}
+
+static bool singles_are_fit(const uint8_t *scales, size_t count, float span) {
+    for (size_t i = 0; i < count; i++) {
+        const float scale = qslm_single(scales + 4 * i);
+        if (!(scale > 0.0f && scale * span < INFINITY)) return false;
     }
     return true;
+}
+
+static bool bytes_are_fit(const uint8_t *scales, size_t count, unsigned least, unsigned most) {
+    bool fit = true;
+    for (size_t i = 0; i < count; i++) fit &= scales[i] >= least && scales[i] <= most;
+    return fit;
+}
+
+static bool scales_are_fit(const qslm_matrix *matrix) {
+    const size_t count = count_scales(matrix);
+    const float span = (float)((1 << matrix->bits) - 1);
+    switch (matrix->scale_type) {
+    case QSLM_SCALE_FLOAT16:
+        return halves_are_fit(matrix->scales, count);
+    case QSLM_SCALE_FLOAT32:
+        return singles_are_fit(matrix->scales, count, span);
+    case QSLM_SCALE_STEPS:
+        return bytes_are_fit(matrix->scales, count, 1, 255) && singles_are_fit(matrix->step, 1, 255.0f * span);
+    default:
+        return bytes_are_fit(matrix->scales, count, 0, 8 - matrix->bits) &&
+               singles_are_fit(matrix->step, matrix->rows, 255.0f);
+    }
 }
 
 static bool values_are_finite(const qslm_matrix *matrix) {

@@ -50,7 +50,7 @@ size_t qslm_cache_memory(const qslm_model *model, size_t heads, size_t width) {
     const bool fits = qslm_read_cache(model, heads, &form, NULL, NULL);
     const qslm_cache cache = cache_of(model, heads, width, fits ? (unsigned)form.bits : 0);
     const size_t base = cache.rotation.base, tables = cache.layers * heads * sizeof(float) + base * base + 2 * LINE;
-    return state_bytes(&cache) + LINE + (cache.bits > 0 ? tables : 0);
+    return qslm_state_memory(state_bytes(&cache)) + (cache.bits > 0 ? tables : 0);
 }
 
 static bool prepare_integers(qslm_model *model, const qslm_cache_form *form, qslm_cache *cache, qslm_error *error) {

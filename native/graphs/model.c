@@ -36,12 +36,14 @@ static bool read_architecture(qslm_bytes config, qslm_json_span *architecture, q
 }
 
 // Whether no size of what a graph takes can go beyond the integers of the target, which matters where they have 32 bits:
-// a row of `widest` floats for everything that a layer, a token of the chunk or a place of the context has.
+// a row of `widest` floats for everything that a layer, a token of the chunk or a place of the context has, and the scores
+// of attention.
 static bool is_addressable(const qslm_model *model) {
-    enum { ROWS = 64 }; // of a layer, or a token of the chunk: more than any graph takes
-    const uint64_t context = model->graph->limited ? 2 * (uint64_t)model->sizes.context : 0;
-    const uint64_t rows = (model->sizes.layers + (uint64_t)1) * (ROWS + context) + ROWS * (uint64_t)model->chunk;
-    return rows <= SIZE_MAX / 2 / sizeof(float) / model->widest;
+    enum { ROWS = 64, SCORES = 16 * 1024 }; // of a layer or a token, and of a place: more than any graph takes
+    const uint64_t places = model->graph->limited ? (uint64_t)model->sizes.context : 0;
+    const uint64_t rows = (model->sizes.layers + (uint64_t)1) * (ROWS + 2 * places) + ROWS * (uint64_t)model->chunk;
+    const size_t most = SIZE_MAX / 4 / sizeof(float);
+    return rows <= most / model->widest && places <= most / SCORES;
 }
 
 static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm_error *error) {
@@ -116,6 +118,10 @@ const float *qslm_vector_of(qslm_model *model, const char *name, size_t width, q
     return values;
 }
 
+size_t qslm_state_memory(size_t size) {
+    return lines(sizeof(state_header) + size);
+}
+
 void *qslm_take_state(qslm_model *model, size_t size, qslm_error *error) {
     model->state_bytes = sizeof(state_header) + size;
     model->state = qslm_take(model->arena, model->state_bytes, error);
@@ -127,6 +133,7 @@ void *qslm_take_state(qslm_model *model, size_t size, qslm_error *error) {
 
 static bool prepare(qslm_model *model, qslm_bytes file, qslm_error *error) {
     if (!qslm_read_file(file, model->arena, &model->file, error)) return false;
+    if (!qslm_check_numbers(&model->file, error)) return false;
     model->stream = qslm_take(model->arena, model->chunk * model->sizes.width * sizeof(float), error);
     model->codes = qslm_take(model->arena, model->chunk * qslm_codes_of_token(model), error);
     model->scales = qslm_take(model->arena, QSLM_MOST_TOGETHER * model->chunk * sizeof(float), error);

@@ -26,7 +26,8 @@ typedef struct {
 // tokens go through the network together: more take more memory and read the weights less often.
 size_t qslm_model_memory(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_error *error);
 
-// Check the model file and its config.json, both of which must outlive the model; NULL and an error where they are not fit.
+// Check the model file, every scale and float of it too, and its config.json; both must outlive the model. NULL and an error
+// where they are not fit. Codes can be any: whether they are those that were written, only a digest of the file tells.
 qslm_model *qslm_load(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_arena *arena, qslm_error *error);
 
 const qslm_sizes *qslm_sizes_of(const qslm_model *model);

@@ -67,6 +67,7 @@ const qslm_matrix *qslm_matrix_of(const qslm_model *model, const char *name, siz
 const float *qslm_vector_of(qslm_model *model, const char *name, size_t width, qslm_error *error);
 
 // The state's part of a graph: `size` bytes behind the header, in the arena.
+size_t qslm_state_memory(size_t size); // of the arena, at most
 void *qslm_take_state(qslm_model *model, size_t size, qslm_error *error);
 
 #endif

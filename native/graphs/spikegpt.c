@@ -81,7 +81,7 @@ static size_t memory(const qslm_model *model) {
     const size_t width = model->sizes.width, layers = model->sizes.layers;
     const size_t vectors = 4 + layers * 11, buffers = 7;
     return sizeof(spikegpt) + 64 + layers * sizeof(block) + 64 + vectors * floats(width) +
-           floats(layers * CARRIED * width + 16) + buffers * floats(model->chunk * width) +
+           qslm_state_memory(layers * CARRIED * width * sizeof(float)) + buffers * floats(model->chunk * width) +
            floats(model->chunk * model->sizes.ffn_width) + qslm_linears_memory(model, &NAMES);
 }
 

@@ -43,7 +43,7 @@ INLINE __m256i quarter_column(const uint8_t *block, unsigned bits, unsigned q) {
     return codes;
 }
 
-// What four columns, interleaved, add to eight rows; `even` and `odd` are the numbers in 16 bits, for codes of 8 bits.
+// What four columns, interleaved, add to eight rows. Pairs of codes of 8 bits would not fit 16 bits: they are taken apart.
 INLINE __m256i add_lanes(__m256i sums, __m256i codes, unsigned bits, __m256i token) {
     if (bits < 8) {
         const __m256i pairs = _mm256_maddubs_epi16(codes, token);

@@ -29,7 +29,7 @@ void qslm_share(qslm_threads *pool, size_t count, size_t grain, void (*work)(voi
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { SPINS = 2000, PARTS_PER_THREAD = 4 }; // some microseconds: shorter than sleeping and waking up
+enum { SPINS = 2000, PARTS_PER_THREAD = 4, STACK = 1 << 20 }; // some microseconds: shorter than sleeping and waking up
 
 struct qslm_threads {
     pthread_mutex_t mutex;
@@ -111,9 +111,13 @@ qslm_threads *qslm_start_threads(unsigned count) {
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->begun, NULL);
     pthread_cond_init(&pool->ended, NULL);
-    while (pool->workers < count - 1 && !pthread_create(&pool->threads[pool->workers], NULL, serve, pool)) {
+    pthread_attr_t attributes; // some C libraries give a thread less than the lists of a product take
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK);
+    while (pool->workers < count - 1 && !pthread_create(&pool->threads[pool->workers], &attributes, serve, pool)) {
         pool->workers++;
     }
+    pthread_attr_destroy(&attributes);
     return pool;
 }
 

@@ -9,7 +9,7 @@ static void run(qslm_bytes file, qslm_bytes config, uint8_t *memory, size_t size
     qslm_arena arena = {memory, size, 0};
     qslm_model *model = qslm_load(file, config, 2, &arena, &error);
     const int32_t ids[3] = {0, 1, 0};
-    if (model == NULL || !qslm_check_numbers(qslm_file_of(model), &error)) return;
+    if (model == NULL) return;
     const qslm_sizes *sizes = qslm_sizes_of(model);
     float *logits = malloc((sizes->vocabulary + sizes->classes) * sizeof *logits);
     if (sizes->classes > 0) qslm_classify(model, ids, 3, logits, &error);

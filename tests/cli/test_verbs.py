@@ -239,15 +239,3 @@ def test_eval_says_by_how_much_the_engine_differs(call, tmp_path):
 def test_an_engine_that_is_none_or_cannot_be_had_is_refused(refused, tmp_path):
     assert "no engine 'cuda'" in refused("generate", "spikegpt-mini", "--prompt", "x", "--engine", "cuda")
     assert "not a packed model" in refused("generate", "spikegpt-mini", "--prompt", "x", "--engine", "native")
-
-
-def test_eval_says_by_how_much_the_engine_differs_from_pytorch(call, checkpoint, text, tmp_path):
-    loaded = load_checkpoint(checkpoint, binary_embedding=True)
-    folder = pack(loaded.model, tmp_path / "packed", "int4-row", loaded.tokenizer.to_str())
-    given = ("--task", "text", "--file", text, "--engine", "native")
-    found = json.loads(call("eval", folder, *given, "--json").stdout)
-    assert found["engine"] == "native" and found["difference_unit"] == "%" and found["value"] != found["torch"]
-    assert found["difference"] == pytest.approx(100 * (found["value"] / found["torch"] - 1), rel=1e-6)
-    assert found["difference_low"] <= found["difference"] <= found["difference_high"]
-    shown = call("eval", folder, *given).stdout
-    assert f"{found['difference']:+.4f}" in shown and "worse than in PyTorch" in shown

@@ -38,7 +38,7 @@ def test_the_divergence_is_that_of_the_definition(seed, size):
 def test_a_tiny_divergence_is_exact_and_none_is_zero():
     p = torch.randn(700, 4000, generator=torch.Generator().manual_seed(0)) * 3
     assert (divergence(p, p) == 0).all()
-    assert (divergence(p, p + 5.0) < 1e-11).all()  # a constant is no difference
+    assert (divergence(p, p + 5.0) < 1e-10).all()  # a constant is no difference
     q = p + 1e-4 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
     found = divergence(p, q)
     assert np.allclose(found.numpy(), by_hand(p, q), rtol=5e-3)
