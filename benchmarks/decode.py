@@ -130,7 +130,8 @@ def llama_like(path: Path) -> Path:
     import gguf
 
     generator, kind = np.random.default_rng(0), gguf.GGMLQuantizationType.Q4_0
-    writer = gguf.GGUFWriter(path, "llama")
+    part = path.with_suffix(".part")  # what an interrupted run leaves is no model
+    writer = gguf.GGUFWriter(part, "llama")
     writer.add_context_length(1024)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
@@ -165,7 +166,7 @@ def llama_like(path: Path) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return part.rename(path)
 
 
 def requantized(path: Path, gguf_file: Path) -> Path:
@@ -175,8 +176,10 @@ def requantized(path: Path, gguf_file: Path) -> Path:
 
         settings = llama_cpp.llama_model_quantize_default_params()
         settings.ftype, settings.allow_requantize = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, True
-        if llama_cpp.llama_model_quantize(str(gguf_file).encode(), str(path).encode(), settings) != 0:
+        part = path.with_suffix(".part")
+        if llama_cpp.llama_model_quantize(str(gguf_file).encode(), str(part).encode(), settings) != 0:
             raise DataError(f"llama.cpp cannot quantize {gguf_file}.", "Give another file by --gguf.")
+        part.rename(path)
     return path
 
 

@@ -196,7 +196,7 @@ def densities(rows: int, columns: int, bits: int, turns: int) -> list[dict[str, 
     copies = -(-4 * CACHE // (rows * columns * bits // 8))
     tiles, found = Ours(tensor, copies, 2), Ours(tensor, copies, 2, by_columns=True)
     made = []
-    for density in (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03, 0.01):
+    for density in (1.0, 0.5, 0.3, 0.2, 0.1, 0.03, 0.01):
         x = (generator.normal(size=(1, columns)) * (generator.random((1, columns)) < density)).astype(np.float32)
         fires = int(np.count_nonzero(round_tokens(x)[0]))
         calls = {"tiles": partial(tiles.run, x), "columns": partial(found.run, x)}

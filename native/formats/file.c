@@ -244,10 +244,14 @@ static const qslm_site *site_of(const qslm_site *sites, size_t count, const char
 }
 
 static bool read_by_columns(reading *state, qslm_json json) {
+    qslm_json_span name, before = {"", 0};
     qslm_json_enter_array(&json);
-    while (qslm_json_next_element(&json)) {
-        qslm_json_span name;
+    for (; qslm_json_next_element(&json); before = name) {
         if (!qslm_json_string(&json, &name)) return false;
+        if (compare(before.text, before.size, name.text, name.size) >= 0) {
+            return qslm_fail(state->error, "%.*s is not in order among what is stored by columns.", shown(name.size),
+                             name.text);
+        }
         const qslm_site *site = site_of(state->sites, state->count, name.text, name.size);
         if (site == NULL || (site->matrix.kind != QSLM_INTEGER && site->matrix.kind != QSLM_SIGN)) {
             return qslm_fail(state->error, "%.*s cannot be stored by columns.", shown(name.size), name.text);

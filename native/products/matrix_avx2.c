@@ -67,6 +67,12 @@ INLINE __m256i add_wide(__m256i sum, __m256i codes, __m256i token) {
     return settled(_mm256_add_epi32(sum, _mm256_madd_epi16(odd, _mm256_srai_epi16(token, 8))));
 }
 
+// How far before their use codes are asked for: as far as the next tiles lie, where caches hold so much. What the
+// processor asks for by itself ends with a page of memory, and a tile is hardly longer.
+INLINE size_t fetched_ahead(size_t tile_bytes, unsigned tiles) {
+    return tiles * tile_bytes <= 16384 ? tiles * tile_bytes : 2048;
+}
+
 // `blocks` blocks of `halves` halves of tiles, 32 * `tiles` columns, times `count` tokens, added to the sums.
 INLINE void add_blocks(const part_of *part, const uint8_t *block, size_t tile_bytes, size_t blocks, unsigned bits,
                        unsigned halves, unsigned count, const int8_t *token, __m256i sums[4][MOST_TOKENS]) {
@@ -77,7 +83,11 @@ UNROLL(4)
 UNROLL(4)
         for (unsigned i = 0; i < count; i++) words[half][i] = _mm256_setzero_si256();
     }
+    const size_t ahead = fetched_ahead(tile_bytes, halves / 2);
     for (; blocks > 0; blocks--, block += 64 * bits, token += QSLM_BLOCK_COLUMNS) {
+        for (unsigned half = 0; count == 1 && half < halves; half += 2) {
+            fetch(block + half / 2 * tile_bytes + ahead, 64 * bits);
+        }
 UNROLL(8)
         for (unsigned k = 0; k < 8; k++) {
 UNROLL(4)

@@ -24,6 +24,11 @@ typedef struct {
 } part_of;
 typedef void multiply_some(const part_of *part, size_t first, size_t last);
 
+// Ask memory for bytes, which need not be there.
+INLINE void fetch(const uint8_t *from, size_t size) {
+    for (size_t i = 0; i < size; i += 64) _mm_prefetch((const char *)from + i, _MM_HINT_T0);
+}
+
 INLINE void sum_groups(const qslm_matrix *matrix, const int8_t *token, int32_t *sums) {
     const __m256i bytes = _mm256_set1_epi8(1), words = _mm256_set1_epi16(1);
     for (size_t group = 0, column = 0; column < matrix->columns; group++) {

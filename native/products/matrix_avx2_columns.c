@@ -12,7 +12,6 @@ enum {
     QUARTERS = 4,                         // of 32 rows, of a block
     QUARTER_ROWS = 32,
     AHEAD = 16,                           // columns between the one that is fetched and the one that is added
-    LINE = 64,                            // bytes
 };
 
 INLINE __m256i masked(__m256i vector, unsigned mask) {
@@ -85,11 +84,6 @@ AVX2 static size_t find_firing(const int8_t *token, size_t columns, uint16_t *fi
     return count;
 }
 
-// Columns that fire lie apart, so nothing but this asks memory for them early.
-INLINE void fetch(const uint8_t *from, size_t size) {
-    for (size_t i = 0; i < size; i += LINE) _mm_prefetch((const char *)from + i, _MM_HINT_T0);
-}
-
 // Add columns firing[from] to firing[to - 1] to the sums of `blocks` blocks of rows.
 INLINE void add_columns(const part_of *part, unsigned bits, const uint8_t *start, size_t column_bytes, size_t blocks,
                         size_t from, size_t to, __m256i *sums) {
@@ -100,7 +94,7 @@ INLINE void add_columns(const part_of *part, unsigned bits, const uint8_t *start
             const size_t which = part->firing[i + j < to ? i + j : i];
             columns[j] = start + which * column_bytes;
             if (i + j < to) four |= (uint32_t)(uint8_t)part->codes[which] << 8 * j;
-            if (i + j + AHEAD < part->count) {
+            if (i + j + AHEAD < part->count) { // they lie apart, so nothing else asks memory for them early
                 fetch(start + part->firing[i + j + AHEAD] * column_bytes, blocks * 16 * bits);
             }
         }

@@ -57,29 +57,50 @@ static bool read_number(const char *text, double low, double high, double *value
     return errno == 0 && end != text && *end == 0 && *value >= low && *value <= high;
 }
 
-static bool read_option(options *all, const char *name, const char *value) {
-    double number;
+static bool read_whole(const char *text, unsigned long long most, unsigned long long *value) {
+    char *end;
+    errno = 0;
+    *value = strtoull(text, &end, 10);
+    return errno == 0 && *text >= '0' && *text <= '9' && *end == 0 && *value <= most;
+}
+
+// What a value must be; NULL where it is, and an empty text where no option has that name.
+static const char *read_option(options *all, const char *name, const char *value) {
+    unsigned long long whole;
     if (strcmp(name, "--prompt") == 0) {
         all->prompt = value;
-        return true;
+        return NULL;
     }
     if (strcmp(name, "--tokens") == 0) {
-        if (!read_number(value, 0, 1e9, &number)) return false;
-        all->tokens = (long)number;
-        return true;
+        if (!read_whole(value, 1000000000, &whole)) return "a whole number of 0 to 1,000,000,000";
+        all->tokens = (long)whole;
+        return NULL;
     }
     if (strcmp(name, "--threads") == 0) {
-        if (!read_number(value, 1, 1024, &number)) return false;
-        all->threads = (long)number;
-        return true;
+        if (!read_whole(value, 1024, &whole) || whole == 0) return "a whole number of 1 to 1,024";
+        all->threads = (long)whole;
+        return NULL;
     }
     if (strcmp(name, "--seed") == 0) {
-        char *end;
-        all->seed = strtoull(value, &end, 10);
-        return end != value && *end == 0;
+        return read_whole(value, UINT64_MAX, &all->seed) ? NULL : "a whole number of 0 to 2^64 - 1";
     }
-    if (strcmp(name, "--temperature") == 0) return read_number(value, 0, 1e6, &all->temperature);
-    if (strcmp(name, "--top-p") == 0) return read_number(value, 1e-9, 1, &all->top_p);
+    if (strcmp(name, "--temperature") == 0) {
+        return read_number(value, 0, 1e6, &all->temperature) ? NULL : "a number of 0 to 1,000,000";
+    }
+    if (strcmp(name, "--top-p") == 0) return read_number(value, 1e-9, 1, &all->top_p) ? NULL : "a number over 0, up to 1";
+    return "";
+}
+
+static bool take_option(options *all, const char *name, const char *value) {
+    const char *wanted = read_option(all, name, value == NULL ? "" : value);
+    if (wanted == NULL && value != NULL) return true;
+    if (wanted != NULL && *wanted == 0) {
+        fprintf(stderr, "qslm-run: There is no option %s. Try qslm-run --help.\n", name);
+    } else if (value == NULL) {
+        fprintf(stderr, "qslm-run: %s wants a value. Try qslm-run --help.\n", name);
+    } else {
+        fprintf(stderr, "qslm-run: %s is %s, and must be %s.\n", name, value, wanted);
+    }
     return false;
 }
 
@@ -88,11 +109,9 @@ static bool read_options(int count, char **arguments, options *all) {
         const char *one = arguments[i];
         if (strcmp(one, "--stats") == 0) {
             all->stats = true;
-        } else if (one[0] == '-' && one[1] == '-') {
-            if (i + 1 == count || !read_option(all, one, arguments[++i])) {
-                fprintf(stderr, "qslm-run: %s is unknown, or its value cannot be used. Try qslm-run --help.\n", one);
-                return false;
-            }
+        } else if (one[0] == '-') {
+            if (!take_option(all, one, arguments[i + 1])) return false; // NULL stands behind the last
+            i++;
         } else if (all->folder == NULL) {
             all->folder = one;
         } else {
@@ -139,7 +158,10 @@ static qslm_model *load_model(const char *folder, qslm_error *error) {
         return NULL;
     }
     qslm_arena *kept = malloc(sizeof *kept);
-    if (kept == NULL) return NULL;
+    if (kept == NULL) {
+        qslm_fail(error, "There is no memory.");
+        return NULL;
+    }
     *kept = arena;
     return qslm_load(file, config, CHUNK, kept, error);
 }
@@ -214,6 +236,7 @@ static int generate(const options *all, qslm_model *model, const qslm_tokenizer 
         if (!qslm_advance(model, &token, 1, logits, &error)) return fail(error.text);
     }
     fputs("\n", stdout);
+    if (fflush(stdout) != 0 || ferror(stdout)) return fail("The text cannot be written.");
     if (all->stats) print_stats(all, model, start, loaded, read, now(), count, made);
     free(ids), free(logits), free(order);
     return 0;
@@ -225,7 +248,8 @@ int main(int count, char **arguments) {
     options all = {NULL, "", 64, processors > 0 ? processors : 1, 0, 0.8, 0.95, false};
     qslm_tokenizer tokenizer;
     qslm_error error;
-    if (count == 2 && strcmp(arguments[1], "--help") == 0) {
+    for (int i = 1; i < count; i++) {
+        if (strcmp(arguments[i], "--help") != 0 && strcmp(arguments[i], "-h") != 0) continue;
         fputs(HELP, stdout);
         return 0;
     }

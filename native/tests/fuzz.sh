@@ -19,7 +19,7 @@ fuzz() { # name, sources
         mkdir "$folder/$name-found"
         # What fails is left in fuzz-found/, to become a file of the corpus.
         mkdir -p ../fuzz-found
-        "$folder/$name" -max_total_time="$seconds" -max_len=16384 -timeout=10 -artifact_prefix="../fuzz-found/$name-" \
+        "$folder/$name" -max_total_time="$seconds" -max_len=32768 -timeout=10 -artifact_prefix="../fuzz-found/$name-" \
             "$folder/$name-found" "tests/corpus/$name" >"$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
         rmdir ../fuzz-found 2>/dev/null || true
         echo "$name: $(grep '^Done' "$folder/log")"

@@ -14,7 +14,6 @@ from qslm.anatomy.find import find_anatomy
 from qslm.cli.storage import templates
 from qslm.errors import FormatError
 from qslm.formats import Format
-from qslm.loading.checkpoint import load_checkpoint
 from qslm.quantizers import RoundedSites
 from qslm.runtime import Engine
 from qslm.runtime.speed import measure

@@ -189,7 +189,7 @@ def test_what_is_no_packed_model_or_no_token_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"does not run blocks.0.att.key.weight in int16-row"):
         Engine(packed(random_spikegpt(**shapes(binary=False)), tmp_path / "wide", "int16-row"))
     engine = Engine(packed(original, tmp_path / "model"))
-    for ids in ([], [61], [-1]):
+    for ids in ([], [61], [-1], [2**31], [-(2**40)], [1.5], [[1, 2]]):
         with pytest.raises(TaskError, match="token"):
             engine.advance(ids)
     with pytest.raises(TaskError, match="does not classify"):

@@ -96,7 +96,7 @@ def test_every_truncation_is_refused(small):
 
 
 def test_every_altered_byte_of_the_header_is_refused_or_changes_nothing_that_is_used(small):
-    """Spaces in JSON and the name of the quantizer are not the engine's."""
+    """Spaces in JSON and the name of the quantizer are not the engine's; names are what they say."""
     length = int.from_bytes(small[:8], "little")
     wanted, generator, refused = _native.read_file(small), random.Random(0), 0
     for at in range(8 + length):
@@ -107,8 +107,8 @@ def test_every_altered_byte_of_the_header_is_refused_or_changes_nothing_that_is_
         except ValueError:
             refused += 1
             continue
-        names = {name.replace("w", "").replace("u", "").replace("v", "") for name in found}
-        assert found == wanted or names, (at, altered[at])
+        renamed = len(found.keys() ^ wanted.keys()) <= 2
+        assert found == wanted or (renamed and list(found.values()) == list(wanted.values())), (at, altered[at])
     assert refused > 0.85 * length
 
 

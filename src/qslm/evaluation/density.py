@@ -16,7 +16,7 @@ from qslm.progress import SILENT, Progress
 from qslm.tasks.task import Task
 
 TOKENS, STEP_TOKENS = 1024, 512
-MOST_DENSITY = 0.125
+MOST_DENSITY = 0.2
 """Share of non-zero inputs up to which a product by columns is the faster one (`benchmarks/matvec.py`)."""
 
 

@@ -128,12 +128,15 @@ class Engine:
             logits = self.advance([token])
 
     def _call(self, method: Any, ids: Sequence[int], logits: NDArray[np.float32]) -> None:
+        whole, remedy = np.asarray(ids), "Use the model's own tokenizer, and the task that it was made for."
+        if whole.ndim != 1 or (whole.size > 0 and whole.dtype.kind not in "iu"):
+            raise TaskError(f"The tokens are of shape {whole.shape} and type {whole.dtype}, not ids in a row.", remedy)
+        if whole.size > 0 and (beyond := max(int(whole.max()), -int(whole.min()))) >= 2**31:
+            raise TaskError(f"An id of size {beyond:,} is none of {self.vocabulary_size:,} tokens.", remedy)
         try:
-            method(np.asarray(ids, np.int32), logits)
+            method(whole.astype(np.int32), logits)
         except ValueError as error:
-            raise TaskError(
-                f"{str(error).rstrip('.')}.", "Use the model's own tokenizer, and the task that it was made for."
-            ) from error
+            raise TaskError(f"{str(error).rstrip('.')}.", remedy) from error
 
 
 def _unread(manifest: Manifest) -> int:
