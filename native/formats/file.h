@@ -29,6 +29,11 @@ typedef struct {
 // `size` bytes at a multiple of 64; NULL and an error that tells the bytes wanted where they are not left.
 void *qslm_take(qslm_arena *arena, size_t size, qslm_error *error);
 
+// How many bytes of an arena such a call takes at most.
+static inline size_t qslm_room(size_t count, size_t size) {
+    return count * size + 63;
+}
+
 typedef struct {
     const char *name; // not terminated
     size_t name_size;

@@ -10,14 +10,10 @@
 #include "graphs/rotary.h"
 #include "graphs/scores.h"
 
-enum { LINE = 64, TOGETHER = QSLM_TOGETHER, KEYS = QSLM_KEYS };
+enum { TOGETHER = QSLM_TOGETHER, KEYS = QSLM_KEYS };
 enum { TOKENS_TOGETHER = 16 }; // as many have room for their scores
 
 // ---- memory -------------------------------------------------------------------------------------------------------
-
-static size_t lines(size_t count, size_t size) {
-    return count * size + LINE;
-}
 
 static size_t tiles_of(size_t tokens) {
     return (tokens + KEYS - 1) / KEYS;
@@ -45,8 +41,8 @@ static size_t scratch_of(const qslm_model *model, const qslm_heads *heads) {
 }
 
 size_t qslm_attention_memory(const qslm_model *model, const qslm_heads *heads) {
-    return 2 * lines(model->chunk * heads->width / 2, sizeof(float)) + lines(heads->width / 2, sizeof(float)) +
-           lines(scores_of(model, heads), sizeof(float)) + lines(scratch_of(model, heads), sizeof(float)) +
+    return 2 * qslm_room(model->chunk * heads->width / 2, sizeof(float)) + qslm_room(heads->width / 2, sizeof(float)) +
+           qslm_room(scores_of(model, heads), sizeof(float)) + qslm_room(scratch_of(model, heads), sizeof(float)) +
            qslm_cache_memory(model, heads->shared_heads, heads->width);
 }
 

@@ -49,7 +49,8 @@ size_t qslm_cache_memory(const qslm_model *model, size_t heads, size_t width) {
     qslm_cache_form form;
     const bool fits = qslm_read_cache(model, heads, &form, NULL, NULL);
     const qslm_cache cache = cache_of(model, heads, width, fits ? (unsigned)form.bits : 0);
-    const size_t base = cache.rotation.base, tables = cache.layers * heads * sizeof(float) + base * base + 2 * LINE;
+    const size_t base = cache.rotation.base;
+    const size_t tables = qslm_room(cache.layers * heads, sizeof(float)) + qslm_room(base, base);
     return qslm_state_memory(state_bytes(&cache)) + (cache.bits > 0 ? tables : 0);
 }
 

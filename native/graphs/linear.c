@@ -10,10 +10,6 @@
 
 enum { LINE = 64, MOST_APART = 8 };
 
-static size_t lines(size_t count, size_t size) {
-    return count * size + LINE;
-}
-
 // ---- memory and sites ---------------------------------------------------------------------------------------------
 
 // Tokens with massive values that are multiplied together.
@@ -23,10 +19,11 @@ static size_t apart(const qslm_model *model) {
 
 size_t qslm_linears_memory(const qslm_model *model, const qslm_linear_names *names) {
     const size_t all = model->sizes.layers * names->kinds, inputs = qslm_count_inputs(model->config, all);
-    const size_t table = lines(all, sizeof(qslm_linear)), chunk = model->chunk, widest = model->widest;
+    const size_t table = qslm_room(all, sizeof(qslm_linear)), chunk = model->chunk, widest = model->widest;
     if (inputs == 0) return table;
-    return table + lines(inputs, sizeof(qslm_spiking_input)) + lines(chunk * qslm_codes_of_token(model), 1) +
-           lines(QSLM_MOST_TOGETHER * chunk, sizeof(unsigned)) + lines(apart(model) * widest, 1) + lines(apart(model) * widest, sizeof(float));
+    return table + qslm_room(inputs, sizeof(qslm_spiking_input)) + qslm_room(chunk * qslm_codes_of_token(model), 1) +
+           qslm_room(QSLM_MOST_TOGETHER * chunk, sizeof(unsigned)) + qslm_room(apart(model) * widest, 1) +
+           qslm_room(apart(model) * widest, sizeof(float));
 }
 
 static bool take_buffers(qslm_model *model, qslm_linears *linears, qslm_error *error) {

@@ -7,8 +7,6 @@
 #include "graphs/elementwise.h"
 #include "system/print.h"
 
-enum { LINE = 64 };
-
 enum { QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN, LINEARS };
 static const qslm_linear_names NAMES = {
     "network.model.layers.",
@@ -30,19 +28,15 @@ typedef struct {
     float *gate, *up;           // (chunk, ffn_width)
 } llama;
 
-static size_t lines(size_t count, size_t size) {
-    return count * size + LINE;
-}
-
 static size_t memory(const qslm_model *model) {
     const qslm_sizes *sizes = &model->sizes;
     const qslm_heads heads = qslm_shape_of_llama(model->config).heads;
     const size_t chunk = model->chunk, wide = heads.heads * heads.width;
-    const size_t vectors = sizes->layers * (2 * lines(sizes->width, 4) + LINEARS * lines(model->widest, 4)) +
-                           lines(sizes->width, 4);
-    const size_t tables = lines(sizeof(llama), 1) + lines(sizes->layers, sizeof(norms));
+    const size_t vectors = sizes->layers * (2 * qslm_room(sizes->width, 4) + LINEARS * qslm_room(model->widest, 4)) +
+                           qslm_room(sizes->width, 4);
+    const size_t tables = qslm_room(sizeof(llama), 1) + qslm_room(sizes->layers, sizeof(norms));
     const size_t buffers =
-        lines(chunk * sizes->width, 4) + 4 * lines(chunk * wide, 4) + 2 * lines(chunk * sizes->ffn_width, 4);
+        qslm_room(chunk * sizes->width, 4) + 4 * qslm_room(chunk * wide, 4) + 2 * qslm_room(chunk * sizes->ffn_width, 4);
     return vectors + tables + buffers + qslm_linears_memory(model, &NAMES) + qslm_attention_memory(model, &heads);
 }
 

@@ -18,10 +18,6 @@ typedef struct {
     uint64_t bytes, tokens;
 } state_header;
 
-static size_t lines(size_t bytes) {
-    return (bytes + LINE - 1) / LINE * LINE + LINE;
-}
-
 // ---- config.json --------------------------------------------------------------------------------------------------
 
 static bool read_architecture(qslm_bytes config, qslm_json_span *architecture, qslm_error *error) {
@@ -76,8 +72,9 @@ size_t qslm_codes_of_token(const qslm_model *model) {
 }
 
 static size_t buffer_memory(const qslm_model *model) {
-    return lines(model->chunk * model->sizes.width * sizeof(float)) + lines(model->chunk * qslm_codes_of_token(model)) +
-           lines(QSLM_MOST_TOGETHER * model->chunk * sizeof(float)) + lines(model->sizes.width * sizeof(float));
+    return qslm_room(model->chunk * model->sizes.width, sizeof(float)) +
+           qslm_room(model->chunk, qslm_codes_of_token(model)) +
+           qslm_room(QSLM_MOST_TOGETHER * model->chunk, sizeof(float)) + qslm_room(model->sizes.width, sizeof(float));
 }
 
 size_t qslm_model_memory(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_error *error) {
@@ -89,7 +86,7 @@ size_t qslm_model_memory(qslm_bytes file, qslm_bytes config, size_t chunk, qslm_
         return 0;
     }
     const size_t more = buffer_memory(&model) + model.graph->memory(&model); // they lie where the file's scratch was
-    return LINE + lines(sizeof model) + file_memory - scratch + (more > scratch ? more : scratch);
+    return LINE + qslm_room(1, sizeof model) + file_memory - scratch + (more > scratch ? more : scratch);
 }
 
 const qslm_matrix *qslm_matrix_of(const qslm_model *model, const char *name, size_t rows, size_t columns,
@@ -119,7 +116,7 @@ const float *qslm_vector_of(qslm_model *model, const char *name, size_t width, q
 }
 
 size_t qslm_state_memory(size_t size) {
-    return lines(sizeof(state_header) + size);
+    return qslm_room(1, sizeof(state_header) + size);
 }
 
 void *qslm_take_state(qslm_model *model, size_t size, qslm_error *error) {

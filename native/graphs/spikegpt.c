@@ -36,10 +36,6 @@ typedef struct {
     float *hidden;                         // (chunk, ffn_width)
 } spikegpt;
 
-static size_t floats(size_t count) {
-    return count * sizeof(float) + 64; // a line for its alignment
-}
-
 // ---- config.json --------------------------------------------------------------------------------------------------
 
 static bool is_size(int64_t size, int64_t most) {
@@ -80,9 +76,10 @@ static bool configure(qslm_model *model, qslm_bytes config, qslm_error *error) {
 static size_t memory(const qslm_model *model) {
     const size_t width = model->sizes.width, layers = model->sizes.layers;
     const size_t vectors = 4 + layers * 11, buffers = 7;
-    return sizeof(spikegpt) + 64 + layers * sizeof(block) + 64 + vectors * floats(width) +
-           qslm_state_memory(layers * CARRIED * width * sizeof(float)) + buffers * floats(model->chunk * width) +
-           floats(model->chunk * model->sizes.ffn_width) + qslm_linears_memory(model, &NAMES);
+    return qslm_room(1, sizeof(spikegpt)) + qslm_room(layers, sizeof(block)) +
+           vectors * qslm_room(width, sizeof(float)) + qslm_state_memory(layers * CARRIED * width * sizeof(float)) +
+           buffers * qslm_room(model->chunk * width, sizeof(float)) +
+           qslm_room(model->chunk * model->sizes.ffn_width, sizeof(float)) + qslm_linears_memory(model, &NAMES);
 }
 
 // ---- sites --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from qslm.formats.manifest import Manifest
 from qslm.formats.reading import file_digest, reading
 
 EMBEDDINGS = ("emb.weight", "network.model.embed_tokens.weight")
+PIECE = 1024  # tokens of a prompt that are read in one call
 CHUNK = 32  # tokens that go through the network together
 
 _REMEDY = "Pack it again with this qslm, or run it by --engine torch."
@@ -119,7 +120,8 @@ class Engine:
         """The ids that follow `ids` from the empty state, until `end` or `tokens` of them."""
         random = seed % 2**64
         self.reset()
-        logits = self.advance(ids)
+        for start in range(0, max(len(ids), 1), PIECE):  # between which Ctrl-C is heard
+            logits = self.advance(ids[start : start + PIECE])
         for _ in range(tokens):
             token, random = _native.draw(logits, temperature, top_p, random)
             if token == end:
