@@ -96,8 +96,8 @@ static inline float exp_pair(float x, float y, float *a, float *b) {
     return x > y ? x : y;
 }
 
-QSLM_SIMD void qslm_wkv(const float *decay, const float *bonus, const float *key, const float *value, float *state,
-                        size_t width, float *y) {
+QSLM_SIMD void qslm_wkv(const float *restrict decay, const float *restrict bonus, const float *restrict key,
+                        const float *restrict value, float *restrict state, size_t width, float *restrict y) {
     float *restrict p = state, *restrict q = state + width, *restrict o = state + 2 * width;
     for (size_t i = 0; i < width; i++) {
         float a, b;
