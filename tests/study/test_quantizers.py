@@ -52,7 +52,7 @@ def test_every_site_has_the_quantizer_that_is_expected_to_lose_least(study):
 def check_packed(run, selection, network):
     """The packed model is the selected allocation, and evaluates to what was measured of it."""
     packed = artifact.read(run / "artifact")
-    assert Allocation.from_json(find_anatomy(network), packed.allocation_json) == selection.allocation
+    assert Allocation.from_json(selection.allocation.anatomy, packed.allocation_json) == selection.allocation
     assert packed.file_bytes == selection.selected.bytes
     task, model = NextToken(network), random_spikegpt(vocabulary=32, layers=2, seed=5)
     model.load_state_dict(packed.state_dict())
