@@ -14,6 +14,7 @@ from qslm.anatomy.find import find_anatomy
 from qslm.budget import Budget
 from qslm.errors import AllocationError, LedgerError, StudyError
 from qslm.evaluation import Evaluator, Ledger
+from qslm.evaluation.density import layouts_by_density
 from qslm.evaluation.drift import divergence
 from qslm.evaluation.estimates import estimate_costs
 from qslm.formats import FLOAT32, Format
@@ -81,7 +82,7 @@ def test_the_parts_of_spikegpt(language):
 
 def test_every_part_at_every_width_once_per_set_of_sites(study, language):
     run, found = study
-    anatomy = find_anatomy(language[0])
+    anatomy = layouts_by_density(language[0], find_anatomy(language[0]), language[1])
     assert found.planned == len(found.lines) == 2 * len(find_parts(anatomy, "all", OPTIONS))
     keys = {line.key for line in found.lines}
     with Ledger.read(run / "ledger.sqlite") as ledger:
