@@ -24,8 +24,9 @@ build:
 demo: setup
 	$(BIN)/qslm demo --output runs/demo
 
+# Files of tests are shared among processors, each of which computes with one thread.
 test: setup lint native
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -131,11 +131,50 @@ AVX2 static __m256i rest_of_rows(const qslm_matrix *matrix, size_t first, const 
     return _mm256_loadu_si256((const void *)sums);
 }
 
+// The sums of a group of `tiles` tiles and `count` tokens, times their scales, are added to the totals.
+INLINE void add_scaled(const part_of *part, const qslm_matrix *matrix, unsigned bits, unsigned tiles, unsigned count,
+                       size_t first, size_t group, __m256i sums[4][MOST_TOKENS], __m256 totals[4][MOST_TOKENS]) {
+UNROLL(2)
+    for (unsigned half = 0; half < 2 * tiles; half += 2) {
+        const size_t row = first + 8 * half, index = row * part->groups + group * QSLM_TILE_ROWS;
+        __m256 scales[2];
+        __m256i zeros[2];
+        tile_scales(matrix, row, index, scales);
+        tile_zeros(matrix, bits, index, zeros);
+UNROLL(4)
+        for (unsigned i = 0; i < count; i++) {
+UNROLL(2)
+            for (unsigned j = 0; j < 2; j++) {
+                __m256 *total = &totals[half + j][i];
+                *total = add_group(matrix, *total, sums[half + j][i], scales[j], zeros[j], part->sums[i][group]);
+            }
+        }
+    }
+}
+
+// Symmetric integers with a float16 scale for each row of a group, as most matrices are.
+static bool is_plain(const qslm_matrix *matrix) {
+    return matrix->kind == QSLM_INTEGER && matrix->symmetric && !matrix->one_scale &&
+           matrix->scale_type == QSLM_SCALE_FLOAT16;
+}
+
+// A copy of the matrix, in which a compiler sees what a plain one is, and leaves out the questions.
+INLINE qslm_matrix known(const qslm_matrix *matrix, bool plain) {
+    qslm_matrix copy = *matrix;
+    if (plain) {
+        copy.kind = QSLM_INTEGER;
+        copy.symmetric = true;
+        copy.one_scale = false;
+        copy.scale_type = QSLM_SCALE_FLOAT16;
+    }
+    return copy;
+}
+
 // `tiles` tiles from row `first` on, times `count` tokens.
-INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, unsigned count, size_t first) {
-    const qslm_matrix *matrix = part->matrix;
+INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, unsigned count, bool plain, size_t first) {
+    const qslm_matrix copy = known(part->matrix, plain), *matrix = &copy;
     const size_t whole = matrix->columns / QSLM_BLOCK_COLUMNS * QSLM_BLOCK_COLUMNS, tile_bytes = 2 * whole * bits;
-    const size_t groups = qslm_groups(matrix);
+    const size_t groups = part->groups;
     const uint8_t *block = matrix->codes + first / QSLM_TILE_ROWS * tile_bytes;
     const unsigned halves = 2 * tiles;
     __m256 totals[4][MOST_TOKENS];
@@ -159,20 +198,17 @@ UNROLL(4)
             block += blocks * 64 * bits;
             column += blocks * QSLM_BLOCK_COLUMNS;
         }
+        if (group + 1 == groups && whole < matrix->columns) {
 UNROLL(4)
-        for (unsigned half = 0; half < halves; half++) {
-            const size_t row = first + 8 * half;
-            const size_t index = row / QSLM_TILE_ROWS * QSLM_TILE_ROWS * groups + group * QSLM_TILE_ROWS + 8 * (half % 2);
-            const __m256 scales = eight_scales(matrix, row, index);
+            for (unsigned half = 0; half < halves; half++) {
 UNROLL(4)
-            for (unsigned i = 0; i < count; i++) {
-                __m256i codes = sums[half][i];
-                if (group + 1 == groups && whole < matrix->columns) {
-                    codes = _mm256_add_epi32(codes, rest_of_rows(matrix, row, part->codes + i * part->stride));
+                for (unsigned i = 0; i < count; i++) {
+                    const __m256i rest = rest_of_rows(matrix, first + 8 * half, part->codes + i * part->stride);
+                    sums[half][i] = _mm256_add_epi32(sums[half][i], rest);
                 }
-                totals[half][i] = add_group(matrix, totals[half][i], codes, bits, scales, index, part->sums[i][group]);
             }
         }
+        add_scaled(part, matrix, bits, tiles, count, first, group, sums, totals);
     }
 UNROLL(4)
     for (unsigned half = 0; half < halves; half++) {
@@ -185,19 +221,22 @@ UNROLL(4)
 }
 
 // Whole tiles of rows [first, last), two at a time where registers suffice.
-INLINE void multiply_rows(const part_of *part, unsigned bits, unsigned count, size_t first, size_t last) {
+INLINE void multiply_rows(const part_of *part, unsigned bits, unsigned count, bool plain, size_t first, size_t last) {
     const unsigned tiles = count > 1 ? 1 : 2;
     for (; first + tiles * QSLM_TILE_ROWS <= last; first += tiles * QSLM_TILE_ROWS) {
-        multiply_tiles(part, bits, tiles, count, first);
+        multiply_tiles(part, bits, tiles, count, plain, first);
     }
-    for (; first + QSLM_TILE_ROWS <= last; first += QSLM_TILE_ROWS) multiply_tiles(part, bits, 1, count, first);
+    for (; first + QSLM_TILE_ROWS <= last; first += QSLM_TILE_ROWS) multiply_tiles(part, bits, 1, count, plain, first);
 }
 
-#define DEFINE_ROWS(BITS, COUNT)                                                                  \
-    AVX2 static void rows_##BITS##_##COUNT(const part_of *part, size_t first, size_t last) {      \
-        multiply_rows(part, BITS, COUNT, first, last);                                            \
+#define DEFINE_ROWS(NAME, BITS, COUNT, PLAIN)                                        \
+    AVX2 static void NAME##_##BITS(const part_of *part, size_t first, size_t last) { \
+        multiply_rows(part, BITS, COUNT, PLAIN, first, last);                        \
     }
-#define DEFINE_BITS(BITS) DEFINE_ROWS(BITS, 1) DEFINE_ROWS(BITS, 4)
+#define DEFINE_BITS(BITS)                 \
+    DEFINE_ROWS(one_plain, BITS, 1, true) \
+    DEFINE_ROWS(one, BITS, 1, false)      \
+    DEFINE_ROWS(four, BITS, 4, false)
 DEFINE_BITS(1)
 DEFINE_BITS(2)
 DEFINE_BITS(3)
@@ -207,9 +246,9 @@ DEFINE_BITS(6)
 DEFINE_BITS(7)
 DEFINE_BITS(8)
 
-#define ROWS_OF(BITS) {rows_##BITS##_1, rows_##BITS##_4}
-static multiply_some *const ROWS[8][2] = {ROWS_OF(1), ROWS_OF(2), ROWS_OF(3), ROWS_OF(4),
-                                          ROWS_OF(5), ROWS_OF(6), ROWS_OF(7), ROWS_OF(8)}; // (bits - 1, one token or four)
+#define ROWS_OF(NAME) {NAME##_1, NAME##_2, NAME##_3, NAME##_4, NAME##_5, NAME##_6, NAME##_7, NAME##_8}
+static multiply_some *const ONE_PLAIN[8] = ROWS_OF(one_plain), *const ONE[8] = ROWS_OF(one);
+static multiply_some *const FOUR[8] = ROWS_OF(four); // (bits - 1,)
 
 AVX2 static void by_tiles(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last, float *y) {
     int32_t sums[MOST_TOKENS][MOST_GROUPS];
@@ -217,9 +256,11 @@ AVX2 static void by_tiles(const qslm_matrix *matrix, const qslm_tokens *tokens, 
     for (size_t token = 0; token < tokens->tokens;) {
         const size_t count = tokens->tokens - token < MOST_TOKENS ? 1 : MOST_TOKENS;
         const part_of part = {matrix, tokens->codes + token * tokens->stride, tokens->scales + token, tokens->stride,
-                              (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, NULL, 0};
+                              (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, qslm_groups(matrix),
+                              NULL, 0};
         for (size_t i = 0; i < count; i++) sum_groups(matrix, part.codes + i * tokens->stride, sums[i]);
-        ROWS[matrix->bits - 1][count > 1](&part, first, end);
+        multiply_some *const *all = count > 1 ? FOUR : is_plain(matrix) ? ONE_PLAIN : ONE;
+        all[matrix->bits - 1](&part, first, end);
         token += count;
     }
     if (end < last) qslm_scalar_kernels.by_tiles(matrix, tokens, end, last, y);

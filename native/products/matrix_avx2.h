@@ -19,6 +19,7 @@ typedef struct {
     size_t stride;
     const int32_t (*sums)[MOST_GROUPS]; // of a token in every group, (tokens, groups)
     float *y;                           // of the first of the tokens
+    size_t groups;                      // of the matrix
     const uint16_t *firing;             // (count,): the columns of one token that are not zero, by columns
     size_t count;
 } part_of;
@@ -44,45 +45,56 @@ INLINE void sum_groups(const qslm_matrix *matrix, const int8_t *token, int32_t *
     }
 }
 
-// The scales of rows [first, first + 8), of which the first stands at `index`.
-INLINE __m256 eight_scales(const qslm_matrix *matrix, size_t first, size_t index) {
-    if (matrix->kind == QSLM_SIGN || matrix->one_scale) return _mm256_set1_ps(qslm_scale(matrix, 0, 0));
-    switch (matrix->scale_type) {
-    case QSLM_SCALE_FLOAT16:
-        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(matrix->scales + 2 * index)));
-    case QSLM_SCALE_FLOAT32:
-        return _mm256_loadu_ps((const void *)(matrix->scales + 4 * index));
-    default:
-        break;
+// The scales of the sixteen rows of a tile, from `row` on, in a group: of the first eight, and of the others. They stand
+// from `index` on.
+INLINE void tile_scales(const qslm_matrix *matrix, size_t row, size_t index, __m256 scales[2]) {
+    if (__builtin_expect(matrix->kind == QSLM_SIGN || matrix->one_scale, 0)) {
+        scales[0] = scales[1] = _mm256_set1_ps(qslm_scale(matrix, 0, 0));
+    } else if (__builtin_expect(matrix->scale_type == QSLM_SCALE_FLOAT16, 1)) {
+        const __m256i halves = _mm256_loadu_si256((const void *)(matrix->scales + 2 * index));
+        scales[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+        scales[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+    } else if (matrix->scale_type == QSLM_SCALE_FLOAT32) {
+        scales[0] = _mm256_loadu_ps((const void *)(matrix->scales + 4 * index));
+        scales[1] = _mm256_loadu_ps((const void *)(matrix->scales + 4 * index + 32));
+    } else {
+        const __m128i bytes = _mm_loadu_si128((const void *)(matrix->scales + index));
+        const __m256i codes[2] = {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+        for (size_t half = 0; half < 2; half++) {
+            if (matrix->scale_type == QSLM_SCALE_STEPS) {
+                scales[half] = _mm256_mul_ps(_mm256_cvtepi32_ps(codes[half]), _mm256_set1_ps(qslm_single(matrix->step)));
+            } else {
+                const __m256i powers = _mm256_slli_epi32(_mm256_add_epi32(codes[half], _mm256_set1_epi32(127)), 23);
+                const __m256 steps = _mm256_loadu_ps((const void *)(matrix->step + 4 * (row + 8 * half)));
+                scales[half] = _mm256_mul_ps(_mm256_castsi256_ps(powers), steps);
+            }
+        }
     }
-    const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(matrix->scales + index)));
-    if (matrix->scale_type == QSLM_SCALE_STEPS) {
-        return _mm256_mul_ps(_mm256_cvtepi32_ps(codes), _mm256_set1_ps(qslm_single(matrix->step)));
-    }
-    const __m256i powers = _mm256_slli_epi32(_mm256_add_epi32(codes, _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(_mm256_castsi256_ps(powers), _mm256_loadu_ps((const void *)(matrix->step + 4 * first)));
 }
 
 // Eight zero points out of their bit stream, in which they take `bits` bytes.
 INLINE __m256i eight_zeros(const qslm_matrix *matrix, unsigned bits, size_t index) {
-    if (matrix->one_scale) return _mm256_set1_epi32(qslm_zero(matrix, 0, 0));
     uint64_t packed = 0;
     memcpy(&packed, matrix->zeros + index / 8 * bits, bits);
     const uint64_t zeros = _pdep_u64(packed, 0x0101010101010101u * ((1u << bits) - 1));
     return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)zeros));
 }
 
-// The exact sums of a group as they count: less the zero points of each row, or of +1 and -1.
-INLINE __m256i exact_sums(const qslm_matrix *matrix, __m256i codes, unsigned bits, size_t index, int32_t token) {
-    if (matrix->kind == QSLM_SIGN) return _mm256_sub_epi32(_mm256_slli_epi32(codes, 1), _mm256_set1_epi32(token));
-    if (matrix->symmetric) return _mm256_sub_epi32(codes, _mm256_set1_epi32(token * (1 << (bits - 1))));
-    return _mm256_sub_epi32(codes, _mm256_mullo_epi32(eight_zeros(matrix, bits, index), _mm256_set1_epi32(token)));
+// What is taken off the sums of a tile in a group, for every 1 that the numbers of the token add up to there.
+INLINE void tile_zeros(const qslm_matrix *matrix, unsigned bits, size_t index, __m256i zeros[2]) {
+    if (matrix->kind == QSLM_SIGN || matrix->symmetric || matrix->one_scale) {
+        zeros[0] = zeros[1] = _mm256_set1_epi32(matrix->kind == QSLM_SIGN ? 1 : qslm_zero(matrix, 0, 0));
+    } else {
+        zeros[0] = eight_zeros(matrix, bits, index);
+        zeros[1] = eight_zeros(matrix, bits, index + 8);
+    }
 }
 
-// total + the sums of a group times their scales, of eight rows.
-INLINE __m256 add_group(const qslm_matrix *matrix, __m256 total, __m256i codes, unsigned bits, __m256 scales,
-                        size_t index, int32_t token) {
-    const __m256i exact = exact_sums(matrix, codes, bits, index, token);
+// total + the sums of a group times their scales, of eight rows: exact sums less the zero points, or of +1 and -1.
+INLINE __m256 add_group(const qslm_matrix *matrix, __m256 total, __m256i codes, __m256 scales, __m256i zeros,
+                        int32_t token) {
+    if (matrix->kind == QSLM_SIGN) codes = _mm256_slli_epi32(codes, 1);
+    const __m256i exact = _mm256_sub_epi32(codes, _mm256_mullo_epi32(zeros, _mm256_set1_epi32(token)));
     return _mm256_add_ps(total, _mm256_mul_ps(_mm256_cvtepi32_ps(exact), scales));
 }
 

@@ -1,5 +1,5 @@
-// AVX2 by columns: 32 codes are 32 rows of one column; those of four columns that fire are interleaved, so that a lane of
-// 32 bits is a row again.
+// AVX2 by columns: 32 codes are 32 rows of one column; those of two columns that fire are interleaved, so that a lane of
+// 16 bits is a row. Pairs are added up there as long as they fit, then in 32 bits.
 #include "products/matrix_inside.h"
 
 #if defined(QSLM_HAVE_AVX2)
@@ -11,6 +11,7 @@ enum {
     BLOCK_VECTORS = QSLM_COLUMN_ROWS / 8, // of eight sums
     QUARTERS = 4,                         // of 32 rows, of a block
     QUARTER_ROWS = 32,
+    MOST_TOGETHER = 16,                   // columns that are added up in 16 bits
     AHEAD = 16,                           // columns between the one that is fetched and the one that is added
 };
 
@@ -42,33 +43,26 @@ INLINE __m256i quarter_column(const uint8_t *block, unsigned bits, unsigned q) {
     return codes;
 }
 
-// What four columns, interleaved, add to eight rows. Pairs of codes of 8 bits would not fit 16 bits: they are taken apart.
-INLINE __m256i add_lanes(__m256i sums, __m256i codes, unsigned bits, __m256i token) {
-    if (bits < 8) {
-        const __m256i pairs = _mm256_maddubs_epi16(codes, token);
-        return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+// How many columns are added up in 16 bits, where a pair adds 2 (2^bits - 1) 128 at most. Of 8 bits only one fits.
+INLINE size_t columns_in_16_bits(unsigned bits) {
+    return bits <= 4 ? MOST_TOGETHER : bits == 5 ? 8 : bits == 6 ? 4 : bits == 7 ? 2 : 1;
+}
+
+// Add pairs of columns times pairs of numbers to the sums of 32 rows.
+INLINE void add_pairs(const uint8_t *const columns[MOST_TOGETHER], const int16_t *numbers, size_t pairs, size_t offset,
+                      unsigned bits, unsigned q, __m256i sums[4]) {
+    __m256i low = _mm256_setzero_si256(), high = low; // of rows 0 to 7 and 16 to 23, and of the others
+    for (size_t i = 0; i < pairs; i++) {
+        const __m256i one = quarter_column(columns[2 * i] + offset, bits, q);
+        const __m256i other = quarter_column(columns[2 * i + 1] + offset, bits, q);
+        const __m256i both = _mm256_set1_epi16(numbers[i]);
+        low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_unpacklo_epi8(one, other), both));
+        high = _mm256_add_epi16(high, _mm256_maddubs_epi16(_mm256_unpackhi_epi8(one, other), both));
     }
-    const __m256i even = _mm256_and_si256(codes, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(codes, 8);
-    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(even, _mm256_srai_epi16(_mm256_slli_epi16(token, 8), 8)));
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(odd, _mm256_srai_epi16(token, 8)));
-}
-
-// Add four columns times four numbers to the sums of 32 rows. Sum 8 m + 4 l + i is that of row 16 l + 4 m + i.
-INLINE void add_four(const __m256i columns[4], unsigned bits, __m256i token, __m256i *sums) {
-    const __m256i low_ab = _mm256_unpacklo_epi8(columns[0], columns[1]);
-    const __m256i high_ab = _mm256_unpackhi_epi8(columns[0], columns[1]);
-    const __m256i low_cd = _mm256_unpacklo_epi8(columns[2], columns[3]);
-    const __m256i high_cd = _mm256_unpackhi_epi8(columns[2], columns[3]);
-    sums[0] = add_lanes(sums[0], _mm256_unpacklo_epi16(low_ab, low_cd), bits, token);
-    sums[1] = add_lanes(sums[1], _mm256_unpackhi_epi16(low_ab, low_cd), bits, token);
-    sums[2] = add_lanes(sums[2], _mm256_unpacklo_epi16(high_ab, high_cd), bits, token);
-    sums[3] = add_lanes(sums[3], _mm256_unpackhi_epi16(high_ab, high_cd), bits, token);
-}
-
-// The sums of rows 8i to 8i + 7 of 32.
-INLINE __m256i in_order(const __m256i *sums, size_t i) {
-    const __m256i one = sums[i % 2 * 2], other = sums[i % 2 * 2 + 1];
-    return i < 2 ? _mm256_permute2x128_si256(one, other, 0x20) : _mm256_permute2x128_si256(one, other, 0x31);
+    sums[0] = _mm256_add_epi32(sums[0], _mm256_cvtepi16_epi32(_mm256_castsi256_si128(low)));
+    sums[1] = _mm256_add_epi32(sums[1], _mm256_cvtepi16_epi32(_mm256_castsi256_si128(high)));
+    sums[2] = _mm256_add_epi32(sums[2], _mm256_cvtepi16_epi32(_mm256_extracti128_si256(low, 1)));
+    sums[3] = _mm256_add_epi32(sums[3], _mm256_cvtepi16_epi32(_mm256_extracti128_si256(high, 1)));
 }
 
 // The columns that fire, (count,).
@@ -87,47 +81,60 @@ AVX2 static size_t find_firing(const int8_t *token, size_t columns, uint16_t *fi
 // Add columns firing[from] to firing[to - 1] to the sums of `blocks` blocks of rows.
 INLINE void add_columns(const part_of *part, unsigned bits, const uint8_t *start, size_t column_bytes, size_t blocks,
                         size_t from, size_t to, __m256i *sums) {
-    for (size_t i = from; i < to; i += 4) {
-        uint32_t four = 0;
-        const uint8_t *columns[4];
-        for (size_t j = 0; j < 4; j++) {
-            const size_t which = part->firing[i + j < to ? i + j : i];
-            columns[j] = start + which * column_bytes;
-            if (i + j < to) four |= (uint32_t)(uint8_t)part->codes[which] << 8 * j;
-            if (i + j + AHEAD < part->count) { // they lie apart, so nothing else asks memory for them early
-                fetch(start + part->firing[i + j + AHEAD] * column_bytes, blocks * 16 * bits);
+    for (size_t most = columns_in_16_bits(bits), count; from < to; from += count) {
+        const uint8_t *columns[MOST_TOGETHER];
+        int16_t numbers[MOST_TOGETHER / 2];
+        count = to - from < most ? to - from : most;
+        for (size_t i = 0; i < count + count % 2; i++) { // the last one twice where it has no other, but times 0
+            const size_t which = part->firing[from + i < from + count ? from + i : from + count - 1];
+            const uint16_t number = i < count ? (uint8_t)part->codes[which] : 0;
+            columns[i] = start + which * column_bytes;
+            numbers[i / 2] = (int16_t)(i % 2 ? (uint16_t)numbers[i / 2] | number << 8 : number);
+            if (from + i + AHEAD < part->count) { // they lie apart, so nothing else asks memory for them early
+                fetch(start + part->firing[from + i + AHEAD] * column_bytes, blocks * 16 * bits);
             }
         }
-        const __m256i token = _mm256_set1_epi32((int32_t)four);
         for (size_t block = 0; block < blocks; block++) {
 UNROLL(4)
             for (unsigned q = 0; q < QUARTERS; q++) {
-                __m256i codes[4];
-                for (size_t j = 0; j < 4; j++) codes[j] = quarter_column(columns[j] + block * 16 * bits, bits, q);
-                add_four(codes, bits, token, sums + block * BLOCK_VECTORS + 4 * q);
+                add_pairs(columns, numbers, (count + 1) / 2, block * 16 * bits, bits, q,
+                          sums + block * BLOCK_VECTORS + 4 * q);
             }
         }
     }
 }
 
+// The scales of all groups of some rows lie side by side, but are read group by group: too far apart to be foreseen.
+INLINE void fetch_scales(const qslm_matrix *matrix, size_t first, size_t count) {
+    const size_t bytes = matrix->scale_type == QSLM_SCALE_FLOAT32 ? 4 : matrix->scale_type == QSLM_SCALE_FLOAT16 ? 2 : 1;
+    if (matrix->kind == QSLM_SIGN || matrix->one_scale) return;
+    fetch(matrix->scales + bytes * first * qslm_groups(matrix), bytes * count);
+}
+
 // Rows [first, first + 128 * blocks) times one token.
 INLINE void multiply_columns(const part_of *part, unsigned bits, size_t first, size_t blocks) {
     const qslm_matrix *matrix = part->matrix;
-    const size_t column_bytes = matrix->rows / QSLM_COLUMN_ROWS * 16 * bits, groups = qslm_groups(matrix);
+    const size_t column_bytes = matrix->rows / QSLM_COLUMN_ROWS * 16 * bits, groups = part->groups;
     const uint8_t *start = matrix->codes + first / QSLM_COLUMN_ROWS * 16 * bits;
     const size_t vectors = blocks * BLOCK_VECTORS;
     __m256 totals[MOST_BLOCKS * BLOCK_VECTORS];
+    fetch_scales(matrix, first, blocks * QSLM_COLUMN_ROWS * groups);
     for (size_t i = 0; i < vectors; i++) totals[i] = _mm256_setzero_ps();
     for (size_t group = 0, from = 0, to = 0; group < groups; group++, from = to) {
         __m256i sums[MOST_BLOCKS * BLOCK_VECTORS];
         for (size_t i = 0; i < vectors; i++) sums[i] = _mm256_setzero_si256();
         while (to < part->count && part->firing[to] < (group + 1) * matrix->group) to++;
         add_columns(part, bits, start, column_bytes, blocks, from, to, sums);
-        for (size_t i = 0; i < vectors; i++) {
-            const size_t row = first + 8 * i;
-            const size_t index = row / QSLM_TILE_ROWS * QSLM_TILE_ROWS * groups + group * QSLM_TILE_ROWS + row % 16;
-            totals[i] = add_group(matrix, totals[i], in_order(sums + i / 4 * 4, i % 4), bits,
-                                  eight_scales(matrix, row, index), index, part->sums[0][group]);
+        for (size_t i = 0; i < vectors; i += 2) {
+            const size_t row = first + 8 * i, index = row * groups + group * QSLM_TILE_ROWS;
+            __m256 scales[2];
+            __m256i zeros[2];
+            tile_scales(matrix, row, index, scales);
+            tile_zeros(matrix, bits, index, zeros);
+            for (size_t j = i; j < i + 2; j++) {
+                totals[j] = add_group(matrix, totals[j], sums[j], scales[j % 2], zeros[j % 2],
+                                      part->sums[0][group]);
+            }
         }
     }
     for (size_t i = 0; i < vectors; i++) {
@@ -161,7 +168,7 @@ AVX2 void qslm_avx2_by_columns(const qslm_matrix *matrix, const qslm_tokens *tok
     const size_t whole = matrix->rows / QSLM_COLUMN_ROWS * QSLM_COLUMN_ROWS, end = last < whole ? last : whole;
     for (size_t token = 0; token < tokens->tokens; token++) {
         const part_of part = {matrix, tokens->codes + token * tokens->stride, tokens->scales + token, tokens->stride,
-                              (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, firing,
+                              (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, qslm_groups(matrix), firing,
                               find_firing(tokens->codes + token * tokens->stride, matrix->columns, firing)};
         sum_groups(matrix, part.codes, sums[0]);
         COLUMNS[matrix->bits - 1](&part, first, end);
