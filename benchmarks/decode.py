@@ -15,7 +15,8 @@ end behind a prompt of one word, and `resident_megabytes` at most, with 8 tokens
 
 Bandwidth, ours and the peer's are measured in turns within one run, on the same threads. `rows`: `who`, `model`,
 `shape`, `bits`, `threads`, `tokens_per_second`, `prefill_tokens_per_second` of 256 tokens, `read_bytes_per_token`,
-`share_of_bandwidth`, and `ratio`s of our speed to the peer's, medians over the turns.
+`share_of_bandwidth`, `share_of_dense_bytes` (above 1 where all weights could not even be read so fast), and `ratio`s of
+our speed to the peer's, medians over the turns.
 """
 
 import argparse
@@ -55,6 +56,7 @@ from qslm.progress import Progress
 from qslm.runtime.engine import Engine
 
 PROMPT, TOKENS = 256, 48
+PAUSE = 0.05  # seconds, for threads of the runner before that still spin
 BUFFER = 1 << 28
 
 
@@ -66,7 +68,8 @@ class Ours:
 
     def __init__(self, folder: Path, threads: int, skipped: float = 0.0) -> None:
         self.engine = Engine(folder, threads=threads)
-        self.read_bytes = round(self.engine.bytes_per_token - skipped)
+        self.dense_bytes = self.engine.bytes_per_token
+        self.read_bytes = round(self.dense_bytes - skipped)
 
     def prefill(self, ids: list[int]) -> None:
         self.engine.reset()
@@ -99,6 +102,7 @@ class Peer:
 
 
 def seconds(call: Callable[[], object]) -> float:
+    time.sleep(PAUSE)
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -129,11 +133,11 @@ def measure(
         row: dict[str, Any] = {"who": who, "model": name, "shape": shape, "bits": bits, "threads": threads}
         decode, prefill = (one[1:] for one in found[who])  # the first turn warms up
         row["tokens_per_second"], row["prefill_tokens_per_second"] = map(statistics.median, (decode, prefill))
-        size = getattr(runner, "read_bytes", None)
-        row["read_bytes_per_token"] = size
-        row["share_of_bandwidth"] = size and statistics.median(
-            size * one / read for one, read in zip(decode, reading[1:], strict=True)
-        )
+        if isinstance(runner, Ours):
+            row["read_bytes_per_token"] = runner.read_bytes
+            shares = [one / read for one, read in zip(decode, reading[1:], strict=True)]
+            row["share_of_bandwidth"] = runner.read_bytes * statistics.median(shares)
+            row["share_of_dense_bytes"] = runner.dense_bytes * statistics.median(shares)
         if "llama.cpp" in runners and who != "llama.cpp":
             other = [one[1:] for one in found["llama.cpp"]]
             row["ratio"], row["prefill_ratio"] = (
@@ -221,7 +225,7 @@ def show(found: dict[str, Any]) -> None:
             continue
         line = f"{row['model']:14} {row['who']:22} {row['tokens_per_second']:8.1f} tokens/s, prefill "
         line += f"{row['prefill_tokens_per_second']:8.1f}"
-        line += f", {100 * row['share_of_bandwidth']:.0f} % of bandwidth" if row["share_of_bandwidth"] else ""
+        line += f", {100 * row['share_of_bandwidth']:.0f} % of bandwidth" if "share_of_bandwidth" in row else ""
         print(line + (f", ratio {row['ratio']:.2f}, prefill {row['prefill_ratio']:.2f}" if "ratio" in row else ""))
 
 

@@ -4,9 +4,12 @@ Bandwidth, kernel and peer are measured in turns within one run; ratios and shar
 is MatMulNBits at accuracy_level 4 (8-bit activations, as here), its best setting: `pip install onnxruntime onnx`. Both
 round the vector within the time. `ratio` is the peer's time divided by ours, with the peer's 8 bits beside our 5 and 6
 and its 4 bits beside our 3, as it has no other widths. Out of cache `computing_microseconds` is what the same product
-takes of a part of the rows that stays in cache, and `share_of_limit` our speed beside the slower of that and of reading
-memory: where cores are slow and memory is fast, computing is the limit. The second part multiplies by columns: time
-and bytes against the share of inputs that are not zero; there `ratio` is the time by tiles divided by that by columns.
+takes of a part of the rows that stays in cache, in the fastest turn, and `share_of_limit` our speed beside the slower
+of that and of reading memory: where cores are slow and memory is fast, computing is the limit.
+
+The second part multiplies by columns: time and bytes against the share of inputs that are not zero. There `ratio` is
+the time by tiles divided by that by columns, and `share_of_dense_bytes` the time in which memory gives all bytes of
+the matrix divided by that by columns: where it is above 1, all bytes could not even be read so fast.
 """
 
 import argparse
@@ -177,8 +180,9 @@ def products(case: Case, bits: int, turns: int, words: np.ndarray, *, peer: bool
     )
     if not case.cached:
         reading = [size / words.nbytes * one for one in times["reading"]]
-        limits = [max(one, copies * other) for one, other in zip(reading, times["computing"], strict=True)]
-        row["computing_microseconds"] = 1e6 * statistics.median(times["computing"])
+        fastest = min(times["computing"])
+        limits = [max(one, copies * fastest) for one in reading]
+        row["computing_microseconds"] = 1e6 * fastest
         row["share_of_limit"] = median_ratio(limits, times["qslm"])
     row["ratio"] = median_ratio(times["onnxruntime"], times["qslm"]) if peer else None
     row["read_gigabytes_per_second"] = words.nbytes / statistics.median(times["reading"]) / 1e9
@@ -190,16 +194,21 @@ def products(case: Case, bits: int, turns: int, words: np.ndarray, *, peer: bool
     return [row, beside | {"share_of_bandwidth": None if case.cached else share, "ratio": 1.0}]
 
 
-def densities(rows: int, columns: int, bits: int, turns: int) -> list[dict[str, Any]]:
+def densities(rows: int, columns: int, bits: int, turns: int, words: np.ndarray) -> list[dict[str, Any]]:
     """By columns, at several shares of inputs that are not zero; `ratio` is the time by tiles divided by it."""
     tensor, generator = random_tensor(rows, columns, bits), np.random.default_rng(0)
     copies = -(-4 * CACHE // (rows * columns * bits // 8))
     tiles, found = Ours(tensor, copies, 2), Ours(tensor, copies, 2, by_columns=True)
+    threads = _native.Threads(2)
     made = []
     for density in (1.0, 0.5, 0.3, 0.2, 0.1, 0.03, 0.01):
         x = (generator.normal(size=(1, columns)) * (generator.random((1, columns)) < density)).astype(np.float32)
         fires = int(np.count_nonzero(round_tokens(x)[0]))
-        calls = {"tiles": partial(tiles.run, x), "columns": partial(found.run, x)}
+        calls: dict[str, Callable[[], Any]] = {
+            "reading": lambda: _native.sum_words(words, threads),
+            "tiles": partial(tiles.run, x),
+            "columns": partial(found.run, x),
+        }
         times = in_turns(calls, turns, 1)
         row: dict[str, Any] = {
             "who": "qslm",
@@ -209,6 +218,8 @@ def densities(rows: int, columns: int, bits: int, turns: int) -> list[dict[str, 
         row |= {"group": GROUP, "threads": 2, "bits": bits, "density": fires / columns}
         row["bytes"] = fires * rows * bits // 8 + tensor.stored("w")["w.scales"].nbytes
         row["microseconds"] = 1e6 * statistics.median(times["columns"]) / copies
+        share = copies * stored_bytes(tensor) / words.nbytes
+        row["share_of_dense_bytes"] = share * median_ratio(times["reading"], times["columns"])
         made.append(row | {"ratio": median_ratio(times["tiles"], times["columns"])})
     return made
 
@@ -221,7 +232,7 @@ def measure(turns: int, *, peer: bool) -> dict[str, Any]:
         for case, bits in itertools.product(CASES, PEER_BITS)
         for row in products(case, bits, turns, words, peer=peer)
     ]
-    rows += densities(768, 3072, 4, turns)
+    rows += densities(768, 3072, 4, turns, words)
     return {"processor": processor(), "turns": turns, "peer": version(peer=peer), "rows": rows}
 
 
@@ -253,7 +264,9 @@ def show(found: dict[str, Any]) -> None:
             line += (
                 f", in cache {row['computing_microseconds']:.1f} us, {100 * row['share_of_limit']:.0f} % of the limit"
             )
-        line += f", density {row['density']:.2f}, {row['bytes']:,} bytes" if "density" in row else ""
+        if "density" in row:
+            line += f", density {row['density']:.2f}, {row['bytes']:,} bytes"
+            line += f", {row['share_of_dense_bytes']:.2f} times as fast as all bytes could be read"
         print(line + (f", ratio {row['ratio']:.2f}" if row["ratio"] else ""))
 
 

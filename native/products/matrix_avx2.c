@@ -152,24 +152,6 @@ UNROLL(2)
     }
 }
 
-// Symmetric integers with a float16 scale for each row of a group, as most matrices are.
-static bool is_plain(const qslm_matrix *matrix) {
-    return matrix->kind == QSLM_INTEGER && matrix->symmetric && !matrix->one_scale &&
-           matrix->scale_type == QSLM_SCALE_FLOAT16;
-}
-
-// A copy of the matrix, in which a compiler sees what a plain one is, and leaves out the questions.
-INLINE qslm_matrix known(const qslm_matrix *matrix, bool plain) {
-    qslm_matrix copy = *matrix;
-    if (plain) {
-        copy.kind = QSLM_INTEGER;
-        copy.symmetric = true;
-        copy.one_scale = false;
-        copy.scale_type = QSLM_SCALE_FLOAT16;
-    }
-    return copy;
-}
-
 // `tiles` tiles from row `first` on, times `count` tokens.
 INLINE void multiply_tiles(const part_of *part, unsigned bits, unsigned tiles, unsigned count, bool plain, size_t first) {
     const qslm_matrix copy = known(part->matrix, plain), *matrix = &copy;
@@ -246,9 +228,8 @@ DEFINE_BITS(6)
 DEFINE_BITS(7)
 DEFINE_BITS(8)
 
-#define ROWS_OF(NAME) {NAME##_1, NAME##_2, NAME##_3, NAME##_4, NAME##_5, NAME##_6, NAME##_7, NAME##_8}
-static multiply_some *const ONE_PLAIN[8] = ROWS_OF(one_plain), *const ONE[8] = ROWS_OF(one);
-static multiply_some *const FOUR[8] = ROWS_OF(four); // (bits - 1,)
+static multiply_some *const ONE_PLAIN[8] = FOR_ALL_BITS(one_plain), *const ONE[8] = FOR_ALL_BITS(one);
+static multiply_some *const FOUR[8] = FOR_ALL_BITS(four); // (bits - 1,)
 
 AVX2 static void by_tiles(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last, float *y) {
     int32_t sums[MOST_TOKENS][MOST_GROUPS];

@@ -112,8 +112,8 @@ INLINE void fetch_scales(const qslm_matrix *matrix, size_t first, size_t count) 
 }
 
 // Rows [first, first + 128 * blocks) times one token.
-INLINE void multiply_columns(const part_of *part, unsigned bits, size_t first, size_t blocks) {
-    const qslm_matrix *matrix = part->matrix;
+INLINE void multiply_columns(const part_of *part, unsigned bits, bool plain, size_t first, size_t blocks) {
+    const qslm_matrix copy = known(part->matrix, plain), *matrix = &copy;
     const size_t column_bytes = matrix->rows / QSLM_COLUMN_ROWS * 16 * bits, groups = part->groups;
     const uint8_t *start = matrix->codes + first / QSLM_COLUMN_ROWS * 16 * bits;
     const size_t vectors = blocks * BLOCK_VECTORS;
@@ -142,24 +142,24 @@ INLINE void multiply_columns(const part_of *part, unsigned bits, size_t first, s
     }
 }
 
-#define DEFINE_COLUMNS(BITS)                                                                        \
-    AVX2 static void columns_##BITS(const part_of *part, size_t first, size_t last) {               \
-        for (; first < last; first += MOST_BLOCKS * QSLM_COLUMN_ROWS) {                             \
-            const size_t blocks = (last - first) / QSLM_COLUMN_ROWS;                                \
-            multiply_columns(part, BITS, first, blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS);       \
-        }                                                                                           \
+#define DEFINE_COLUMNS(NAME, BITS, PLAIN)                                                        \
+    AVX2 static void NAME##_##BITS(const part_of *part, size_t first, size_t last) {             \
+        for (; first < last; first += MOST_BLOCKS * QSLM_COLUMN_ROWS) {                          \
+            const size_t left = (last - first) / QSLM_COLUMN_ROWS;                               \
+            multiply_columns(part, BITS, PLAIN, first, left < MOST_BLOCKS ? left : MOST_BLOCKS); \
+        }                                                                                        \
     }
-DEFINE_COLUMNS(1)
-DEFINE_COLUMNS(2)
-DEFINE_COLUMNS(3)
-DEFINE_COLUMNS(4)
-DEFINE_COLUMNS(5)
-DEFINE_COLUMNS(6)
-DEFINE_COLUMNS(7)
-DEFINE_COLUMNS(8)
+#define DEFINE_BITS(BITS) DEFINE_COLUMNS(plain, BITS, true) DEFINE_COLUMNS(any, BITS, false)
+DEFINE_BITS(1)
+DEFINE_BITS(2)
+DEFINE_BITS(3)
+DEFINE_BITS(4)
+DEFINE_BITS(5)
+DEFINE_BITS(6)
+DEFINE_BITS(7)
+DEFINE_BITS(8)
 
-static multiply_some *const COLUMNS[8] = {columns_1, columns_2, columns_3, columns_4,
-                                          columns_5, columns_6, columns_7, columns_8}; // (bits - 1,)
+static multiply_some *const PLAIN[8] = FOR_ALL_BITS(plain), *const ANY[8] = FOR_ALL_BITS(any); // (bits - 1,)
 
 AVX2 void qslm_avx2_by_columns(const qslm_matrix *matrix, const qslm_tokens *tokens, size_t first, size_t last,
                                float *y) {
@@ -171,7 +171,7 @@ AVX2 void qslm_avx2_by_columns(const qslm_matrix *matrix, const qslm_tokens *tok
                               (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, qslm_groups(matrix), firing,
                               find_firing(tokens->codes + token * tokens->stride, matrix->columns, firing)};
         sum_groups(matrix, part.codes, sums[0]);
-        COLUMNS[matrix->bits - 1](&part, first, end);
+        (is_plain(matrix) ? PLAIN : ANY)[matrix->bits - 1](&part, first, end);
     }
     if (end < last) qslm_scalar_kernels.by_columns(matrix, tokens, end, last, y);
 }
