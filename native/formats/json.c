@@ -5,13 +5,15 @@
 #include "formats/decimal.h"
 #include "system/utf8.h"
 
-enum { KEY_LONGEST = 255 };
+enum { KEY_LONGEST = 255, KEY_TOLD = 64 };
 
 bool qslm_json_fail(qslm_json *json, const char *problem) {
     const size_t byte = (size_t)(json->next - json->start);
-    if (!json->failed) qslm_fail(json->error, "%s at byte %zu of the JSON.", problem, byte);
+    const qslm_json_span key = json->key;
+    if (json->failed) return false;
     json->failed = true;
-    return false;
+    if (key.size == 0 || key.size > KEY_TOLD) return qslm_fail(json->error, "%s at byte %zu of the JSON.", problem, byte);
+    return qslm_fail(json->error, "%s at byte %zu of the JSON, behind the key %.*s.", problem, byte, (int)key.size, key.text);
 }
 
 // ---- characters ----------------------------------------------------------------------------------------------------
@@ -117,6 +119,7 @@ bool qslm_json_next_element(qslm_json *json) {
 bool qslm_json_next_member(qslm_json *json, qslm_json_span *key) {
     if (!in_object(json)) return qslm_json_fail(json, "No object is open");
     if (!next(json) || !qslm_json_string(json, key)) return false;
+    json->key = *key;
     return take(json, ':') || qslm_json_fail(json, "No colon after a key");
 }
 

@@ -8,7 +8,7 @@
 //         if (qslm_json_equals(key, "layers")) qslm_json_int64(&json, &layers);
 //         else qslm_json_skip(&json, NULL);
 //     }
-//     if (!qslm_json_close(&json)) return false; // `error` says what and at which byte
+//     if (!qslm_json_close(&json)) return false; // `error` says what, at which byte and behind which key
 //
 // A failure sticks: every later call returns false, so that loops end and only the last call has to be checked.
 // After qslm_json_next_member or qslm_json_next_element returned true exactly one value is to be read or skipped.
@@ -28,20 +28,21 @@ extern "C" {
 
 #define QSLM_JSON_DEPTH 64
 
+// A part of the text: of a string what stands between its quotes, with its escapes; of another value all of it.
+typedef struct {
+    const char *text;
+    size_t size;
+} qslm_json_span;
+
 typedef struct {
     const char *start, *next, *end; // the text and the first byte that was not read
+    qslm_json_span key;             // the last that was read, for messages
     qslm_error *error;              // may be NULL
     uint64_t objects;               // bit k: the container at depth k is an object
     unsigned depth;                 // of containers that are open
     bool fresh;                     // a container was opened and nothing in it was read
     bool failed;
 } qslm_json;
-
-// A part of the text: of a string what stands between its quotes, with its escapes; of another value all of it.
-typedef struct {
-    const char *text;
-    size_t size;
-} qslm_json_span;
 
 typedef enum {
     QSLM_JSON_NOTHING, // the end of the text, or what begins no value

@@ -71,23 +71,26 @@ static bool read_settings(qslm_bytes config, settings *all, qslm_error *error) {
     return true;
 }
 
-static bool fits(int64_t size, int64_t most) {
-    return size > 0 && size <= most;
-}
-
 static bool check_settings(const settings *all, qslm_error *error) {
     if (!all->known) return qslm_fail(error, "The engine runs networks of transformers of the types llama and qwen2 only.");
     if (!all->plain_rope || !all->silu) {
         return qslm_fail(error, "The engine runs rotary embeddings of the default type and the activation silu only.");
     }
-    if (!fits(all->words, MOST_WORDS) || !fits(all->width, QSLM_MOST_COLUMNS) || !fits(all->layers, MOST_LAYERS) ||
-        !fits(all->ffn_width, QSLM_MOST_COLUMNS) || !fits(all->heads, MOST_HEADS) ||
-        !fits(all->shared_heads, all->heads) || !fits(all->head_width, QSLM_MOST_COLUMNS / all->heads) ||
-        !fits(all->context, MOST_WORDS) || all->heads % all->shared_heads != 0 || all->head_width % 2 != 0 ||
-        !(all->epsilon > 0 && all->epsilon < 1) || !(all->theta > 1 && all->theta < 1e12)) {
-        return qslm_fail(error, "config.json has unusable sizes: width %lld, %lld layers, %lld heads of %lld for %lld.",
-                         (long long)all->width, (long long)all->layers, (long long)all->heads,
-                         (long long)all->head_width, (long long)all->shared_heads);
+    const qslm_limit limits[] = {{"vocab_size", all->words, MOST_WORDS},
+                                 {"hidden_size", all->width, QSLM_MOST_COLUMNS},
+                                 {"num_hidden_layers", all->layers, MOST_LAYERS},
+                                 {"intermediate_size", all->ffn_width, QSLM_MOST_COLUMNS},
+                                 {"context_length", all->context, MOST_WORDS},
+                                 {"num_attention_heads", all->heads, MOST_HEADS},
+                                 {"num_key_value_heads", all->shared_heads, all->heads},
+                                 {"head_dim", all->head_width, all->heads > 0 ? QSLM_MOST_COLUMNS / all->heads : 0}};
+    if (!qslm_check_limits(limits, sizeof limits / sizeof *limits, error)) return false;
+    if (all->heads % all->shared_heads != 0 || all->head_width % 2 != 0) {
+        return qslm_fail(error, "config.json has %lld heads of %lld for %lld, which do not share out, or are odd.",
+                         (long long)all->heads, (long long)all->head_width, (long long)all->shared_heads);
+    }
+    if (!(all->epsilon > 0 && all->epsilon < 1) || !(all->theta > 1 && all->theta < 1e12)) {
+        return qslm_fail(error, "config.json has an unusable rms_norm_eps, none of 0 to 1, or rope_theta, none of 1 to 1e12.");
     }
     return true;
 }

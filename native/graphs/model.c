@@ -66,6 +66,15 @@ static bool read_config(qslm_bytes config, size_t chunk, qslm_model *model, qslm
 
 // ---- loading ------------------------------------------------------------------------------------------------------
 
+bool qslm_check_limits(const qslm_limit *limits, size_t count, qslm_error *error) {
+    for (size_t i = 0; i < count; i++) {
+        if (limits[i].value > 0 && limits[i].value <= limits[i].most) continue;
+        return qslm_fail(error, "config.json says %lld for %s, which is none of 1 to %lld.", (long long)limits[i].value,
+                         limits[i].name, (long long)limits[i].most);
+    }
+    return true;
+}
+
 size_t qslm_codes_of_token(const qslm_model *model) {
     const size_t together = QSLM_MOST_TOGETHER * ((model->sizes.width + LINE - 1) / LINE * LINE);
     return together > model->widest ? together : model->widest;

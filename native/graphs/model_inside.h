@@ -54,6 +54,13 @@ static inline void qslm_share_tokens(const qslm_model *model, size_t count, size
     qslm_share(count * cost < WORTH_WAKING ? NULL : model->threads, count, 1, work, state);
 }
 
+// Sizes of config.json, and the most that each may be; false and an error where one is none of 1 to that.
+typedef struct {
+    const char *name;
+    int64_t value, most;
+} qslm_limit;
+bool qslm_check_limits(const qslm_limit *limits, size_t count, qslm_error *error);
+
 // How many codes a token has at most in layers that run together, as long as these are padded.
 size_t qslm_codes_of_token(const qslm_model *model);
 

@@ -38,14 +38,11 @@ typedef struct {
 
 // ---- config.json --------------------------------------------------------------------------------------------------
 
-static bool is_size(int64_t size, int64_t most) {
-    return size > 0 && size <= most;
-}
-
 static bool configure(qslm_model *model, qslm_bytes config, qslm_error *error) {
     qslm_json json = qslm_json_open((const char *)config.start, config.size, error);
     qslm_json_span key;
     int64_t vocabulary = 0, width = 0, layers = 0, ffn_width = 0, context = 1024, classes = 0;
+    bool labelled = false;
     model->binary_embedding = true;
     qslm_json_enter_object(&json);
     while (qslm_json_next_member(&json, &key)) {
@@ -56,18 +53,16 @@ static bool configure(qslm_model *model, qslm_bytes config, qslm_error *error) {
         else if (qslm_json_equals(key, "context_length")) qslm_json_int64(&json, &context);
         else if (qslm_json_equals(key, "binary_embedding")) qslm_json_bool(&json, &model->binary_embedding);
         else if (qslm_json_equals(key, "classes") && qslm_json_peek(&json) != QSLM_JSON_NULL) {
-            qslm_json_int64(&json, &classes);
-            if (classes < 1) return qslm_fail(error, "config.json says %lld classes.", (long long)classes);
+            labelled = qslm_json_int64(&json, &classes);
         } else {
             qslm_json_skip(&json, NULL);
         }
     }
     if (!qslm_json_close(&json)) return false;
-    if (!is_size(vocabulary, MOST_WORDS) || !is_size(width, QSLM_MOST_COLUMNS) || !is_size(layers, MOST_LAYERS) ||
-        !is_size(ffn_width, QSLM_MOST_COLUMNS) || !is_size(context, MOST_WORDS) || classes > MOST_WORDS) {
-        return qslm_fail(error, "config.json has unusable sizes: %lld words, width %lld, %lld layers, ffn_width %lld.",
-                         (long long)vocabulary, (long long)width, (long long)layers, (long long)ffn_width);
-    }
+    const qslm_limit limits[] = {{"vocabulary_size", vocabulary, MOST_WORDS}, {"width", width, QSLM_MOST_COLUMNS},
+                                 {"layers", layers, MOST_LAYERS},             {"ffn_width", ffn_width, QSLM_MOST_COLUMNS},
+                                 {"context_length", context, MOST_WORDS},     {"classes", classes, MOST_WORDS}};
+    if (!qslm_check_limits(limits, labelled ? 6 : 5, error)) return false;
     model->sizes = (qslm_sizes){(size_t)vocabulary, (size_t)width,   (size_t)layers,
                                 (size_t)ffn_width,  (size_t)context, (size_t)classes};
     return true;

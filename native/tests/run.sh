@@ -48,5 +48,9 @@ wait $checked
 wait $shipped
 "$folder/products-checked" 300
 "$folder/products" 1000
-sh tests/cross.sh
-sh tests/fuzz.sh
+sh tests/cross.sh &
+cross=$!
+sh tests/fuzz.sh &
+fuzz=$!
+wait $cross
+wait $fuzz

@@ -158,6 +158,11 @@ static void test_failures_stick(void) {
     while (qslm_json_next_element(&json)) count += qslm_json_int64(&json, &value);
     check(count == 1 && !qslm_json_close(&json) && !qslm_json_skip(&json, NULL), "a failure sticks");
     check(!strcmp(error.text, "No number at byte 4 of the JSON."), error.text);
+    json = qslm_json_open("{\"width\": 1.5}", 14, &error);
+    qslm_json_span key;
+    qslm_json_enter_object(&json);
+    check(qslm_json_next_member(&json, &key) && !qslm_json_int64(&json, &value), "a fraction is no integer");
+    check(strstr(error.text, "behind the key width.") != NULL, error.text);
 }
 
 int main(void) {

@@ -43,7 +43,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         present = path.exists()
         there = folder.exists()
     if not there:
-        raise ArtifactError(f"{folder} does not exist.", "Check the path.")
+        raise ArtifactError(f"{folder} does not exist.", "Give a folder that `qslm search` packed.")
     if not folders.is_artifact(folder) and folders.has_metadata(folder / MODEL):
         state = "damaged" if present else "missing"
         raise ArtifactError(f"{path} is {state}: {MODEL} beside it is a packed model of qslm.", ALTERED)

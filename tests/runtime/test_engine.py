@@ -12,7 +12,7 @@ from networks.spikegpt import random_ids, random_spikegpt
 from qslm import _native, artifact
 from qslm.allocation import Allocation
 from qslm.anatomy.find import find_anatomy
-from qslm.errors import ArtifactError, TaskError
+from qslm.errors import ArtifactError, QslmError, TaskError
 from qslm.formats import FLOAT16, FLOAT32, Format
 from qslm.loading.checkpoint import load_checkpoint
 from qslm.models.neurons import SpikeTrace
@@ -165,11 +165,12 @@ def test_draws_follow_the_probabilities_of_the_likeliest():
     ("change", "message"),
     [
         ({"architecture": "rwkv"}, "architecture rwkv"), ({"width": 40}, "config.json makes"),
-        ({"width": 0}, "unusable"),
-        ({"layers": 4}, "no blocks.3"), ({"layers": 2**40}, "unusable"), ({"ffn_width": -1}, "unusable"),
+        ({"width": 0}, "says 0 for width, which is none of 1 to 65536"),
+        ({"layers": 4}, "no blocks.3"), ({"layers": 2**40}, "says 1099511627776 for layers"),
+        ({"ffn_width": -1}, "says -1 for ffn_width"), ({"context_length": 0}, "says 0 for context_length"),
         ({"vocabulary_size": 60}, "config.json makes"), ({"classes": 2}, "no classifier.weight"),
-        ({"classes": -1}, "classes"),
-        ({"width": "48"}, "byte"), ({"binary_embedding": False}, "signs"),
+        ({"classes": -1}, "says -1 for classes"),
+        ({"width": "48"}, "behind the key width"), ({"binary_embedding": False}, "signs"),
     ],
 )  # fmt: skip
 def test_a_config_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -188,6 +189,9 @@ def test_what_is_no_packed_model_or_no_token_is_refused(tmp_path):
     original = random_spikegpt(**shapes())
     with pytest.raises(ArtifactError, match=r"does not run blocks.0.att.key.weight in int16-row"):
         Engine(packed(random_spikegpt(**shapes(binary=False)), tmp_path / "wide", "int16-row"))
+    for name, value in (("chunk", 0), ("chunk", 4097), ("threads", 0), ("threads", -1)):
+        with pytest.raises(QslmError, match=f"{name} is {value:,}, which is none of 1 to"):
+            Engine(packed(original, tmp_path / "model"), **{name: value})
     engine = Engine(packed(original, tmp_path / "model"))
     for ids in ([], [61], [-1], [2**31], [-(2**40)], [1.5], [[1, 2]]):
         with pytest.raises(TaskError, match="token"):

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qslm import _native, folders, packed
-from qslm.errors import ArtifactError, TaskError
+from qslm.errors import ArtifactError, QslmError, TaskError
 from qslm.formats import data_bytes, stored_tensors
 from qslm.formats.manifest import Manifest
 from qslm.formats.reading import file_digest, reading
 
 EMBEDDINGS = ("emb.weight", "network.model.embed_tokens.weight")
 PIECE = 1024  # tokens of a prompt that are read in one call
-CHUNK = 32  # tokens that go through the network together
+CHUNK, MOST_CHUNK = 32, 4096  # tokens that go through the network together
+MOST_THREADS = 1024
 
 _REMEDY = "Pack it again with this qslm, or run it by --engine torch."
 
@@ -38,7 +39,15 @@ class Engine:
     def __init__(
         self, folder: Path | str, *, threads: int | None = None, chunk: int = CHUNK, floats: bool = False
     ) -> None:
-        """Open a packed model. Raises ArtifactError where it is damaged, or no model that the engine runs."""
+        """Open a packed model.
+
+        Raises ArtifactError where it is damaged, or no model that the engine runs, and QslmError where chunk or threads
+        are none that it takes.
+        """
+        threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        for name, value, most in (("chunk", chunk, MOST_CHUNK), ("threads", threads, MOST_THREADS)):
+            if not 1 <= value <= most:
+                raise QslmError(f"{name} is {value:,}, which is none of 1 to {most:,}.", f"Choose another {name}.")
         folder = packed.folder_of(folder)
         self.config, entry = packed.read_config(folder)
         manifest = packed.read_manifest(folder, entry)
@@ -46,7 +55,6 @@ class Engine:
         with reading(path):
             if file_digest(path) != entry["sha256"]:
                 raise ArtifactError(f"The sha256 of {path} is not the one in {folders.CONFIG}.", packed.ALTERED)
-        threads = threads or len(os.sched_getaffinity(0))
         try:
             self._engine = _native.Engine(str(path), json.dumps(self.config), chunk, threads)
         except RuntimeError as error:
