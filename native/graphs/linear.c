@@ -44,6 +44,11 @@ bool qslm_prepare_linears(qslm_model *model, const qslm_linear_names *names, qsl
     if (linears->all == NULL) return false;
     memset(linears->all, 0, all * sizeof *linears->all);
     if (linears->room > 0 && !take_buffers(model, linears, error)) return false;
+    char beyond[96];
+    qslm_print(beyond, sizeof beyond, "%s%zu.%s.weight", names->start, model->sizes.layers, names->ends[0]);
+    if (qslm_find_site(&model->file, beyond, NULL) != NULL) {
+        return qslm_fail(error, "config.json makes %zu layers, but the file has %s.", model->sizes.layers, beyond);
+    }
     return qslm_read_spiking(model, error);
 }
 

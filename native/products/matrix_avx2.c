@@ -34,7 +34,7 @@ UNROLL(3)
 }
 
 // How many slices of a block are added up in 16 bits, where every lane of a slice adds 2 (2^bits - 1) 128 at most; and
-// how many blocks where that is all eight.
+// how many blocks, where that is all eight slices: where it is fewer, a block leaves nothing there.
 INLINE unsigned slices_in_16_bits(unsigned bits) {
     return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
 }
@@ -49,7 +49,8 @@ INLINE __m256i four_of(const int8_t *token) {
     return _mm256_set1_epi32(four);
 }
 
-// The sum as it is now: a compiler that adds up in another order has more sums than registers.
+// The sum, at this point of the program: a compiler that is free to add up in another order, as it is with integers,
+// keeps more partial sums than there are registers.
 INLINE __m256i settled(__m256i sum) {
     __asm__("" : "+x"(sum));
     return sum;
@@ -219,14 +220,7 @@ INLINE void multiply_rows(const part_of *part, unsigned bits, unsigned count, bo
     DEFINE_ROWS(one_plain, BITS, 1, true) \
     DEFINE_ROWS(one, BITS, 1, false)      \
     DEFINE_ROWS(four, BITS, 4, false)
-DEFINE_BITS(1)
-DEFINE_BITS(2)
-DEFINE_BITS(3)
-DEFINE_BITS(4)
-DEFINE_BITS(5)
-DEFINE_BITS(6)
-DEFINE_BITS(7)
-DEFINE_BITS(8)
+DEFINE_FOR_ALL_BITS
 
 static multiply_some *const ONE_PLAIN[8] = FOR_ALL_BITS(one_plain), *const ONE[8] = FOR_ALL_BITS(one);
 static multiply_some *const FOUR[8] = FOR_ALL_BITS(four); // (bits - 1,)
@@ -236,9 +230,13 @@ AVX2 static void by_tiles(const qslm_matrix *matrix, const qslm_tokens *tokens, 
     const size_t whole = matrix->rows / QSLM_TILE_ROWS * QSLM_TILE_ROWS, end = last < whole ? last : whole;
     for (size_t token = 0; token < tokens->tokens;) {
         const size_t count = tokens->tokens - token < MOST_TOKENS ? 1 : MOST_TOKENS;
-        const part_of part = {matrix, tokens->codes + token * tokens->stride, tokens->scales + token, tokens->stride,
-                              (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, qslm_groups(matrix),
-                              NULL, 0};
+        const part_of part = {.matrix = matrix,
+                              .codes = tokens->codes + token * tokens->stride,
+                              .scales = tokens->scales + token,
+                              .stride = tokens->stride,
+                              .sums = (const int32_t(*)[MOST_GROUPS])sums,
+                              .y = y + token * matrix->rows,
+                              .groups = qslm_groups(matrix)};
         for (size_t i = 0; i < count; i++) sum_groups(matrix, part.codes + i * tokens->stride, sums[i]);
         multiply_some *const *all = count > 1 ? FOUR : is_plain(matrix) ? ONE_PLAIN : ONE;
         all[matrix->bits - 1](&part, first, end);

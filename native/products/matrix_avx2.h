@@ -24,20 +24,22 @@ typedef struct {
     size_t count;
 } part_of;
 typedef void multiply_some(const part_of *part, size_t first, size_t last);
+#define DEFINE_FOR_ALL_BITS \
+    DEFINE_BITS(1) DEFINE_BITS(2) DEFINE_BITS(3) DEFINE_BITS(4) DEFINE_BITS(5) DEFINE_BITS(6) DEFINE_BITS(7) DEFINE_BITS(8)
 #define FOR_ALL_BITS(NAME) {NAME##_1, NAME##_2, NAME##_3, NAME##_4, NAME##_5, NAME##_6, NAME##_7, NAME##_8}
 
-// Ask memory for bytes, which need not be there.
+// Ask memory for bytes, which need not be there. Most begin with a line of 64 bytes; a last line is else left out.
 INLINE void fetch(const uint8_t *from, size_t size) {
     for (size_t i = 0; i < size; i += 64) _mm_prefetch((const char *)from + i, _MM_HINT_T0);
 }
 
-// Symmetric integers with a float16 scale for each row of a group, as most matrices are.
+// Symmetric integers with a float16 scale for each row of a group, as most matrices are; and a copy of one, in which a
+// compiler sees what it is, so that no group has to look. What one says the other has to.
 static inline bool is_plain(const qslm_matrix *matrix) {
     return matrix->kind == QSLM_INTEGER && matrix->symmetric && !matrix->one_scale &&
            matrix->scale_type == QSLM_SCALE_FLOAT16;
 }
 
-// A copy of the matrix, in which a compiler sees what a plain one is, and leaves out the questions.
 INLINE qslm_matrix known(const qslm_matrix *matrix, bool plain) {
     qslm_matrix copy = *matrix;
     if (plain) {

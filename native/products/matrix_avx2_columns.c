@@ -83,21 +83,26 @@ INLINE void add_columns(const part_of *part, unsigned bits, const uint8_t *start
                         size_t from, size_t to, __m256i *sums) {
     for (size_t most = columns_in_16_bits(bits), count; from < to; from += count) {
         const uint8_t *columns[MOST_TOGETHER];
-        int16_t numbers[MOST_TOGETHER / 2];
+        int16_t numbers[MOST_TOGETHER / 2]; // pairs of bytes
         count = to - from < most ? to - from : most;
-        for (size_t i = 0; i < count + count % 2; i++) { // the last one twice where it has no other, but times 0
-            const size_t which = part->firing[from + i < from + count ? from + i : from + count - 1];
-            const uint16_t number = i < count ? (uint8_t)part->codes[which] : 0;
-            columns[i] = start + which * column_bytes;
-            numbers[i / 2] = (int16_t)(i % 2 ? (uint16_t)numbers[i / 2] | number << 8 : number);
+        const size_t pairs = (count + 1) / 2;
+        for (size_t i = 0; i < count; i++) {
+            columns[i] = start + part->firing[from + i] * column_bytes;
             if (from + i + AHEAD < part->count) { // they lie apart, so nothing else asks memory for them early
                 fetch(start + part->firing[from + i + AHEAD] * column_bytes, blocks * 16 * bits);
             }
         }
+        for (size_t i = 0; i < pairs; i++) {
+            const bool alone = 2 * i + 1 == count; // then times 0 once more
+            const int8_t pair[2] = {part->codes[part->firing[from + 2 * i]],
+                                    alone ? 0 : part->codes[part->firing[from + 2 * i + 1]]};
+            if (alone) columns[2 * i + 1] = columns[2 * i];
+            memcpy(&numbers[i], pair, sizeof pair);
+        }
         for (size_t block = 0; block < blocks; block++) {
 UNROLL(4)
             for (unsigned q = 0; q < QUARTERS; q++) {
-                add_pairs(columns, numbers, (count + 1) / 2, block * 16 * bits, bits, q,
+                add_pairs(columns, numbers, pairs, block * 16 * bits, bits, q,
                           sums + block * BLOCK_VECTORS + 4 * q);
             }
         }
@@ -150,14 +155,7 @@ INLINE void multiply_columns(const part_of *part, unsigned bits, bool plain, siz
         }                                                                                        \
     }
 #define DEFINE_BITS(BITS) DEFINE_COLUMNS(plain, BITS, true) DEFINE_COLUMNS(any, BITS, false)
-DEFINE_BITS(1)
-DEFINE_BITS(2)
-DEFINE_BITS(3)
-DEFINE_BITS(4)
-DEFINE_BITS(5)
-DEFINE_BITS(6)
-DEFINE_BITS(7)
-DEFINE_BITS(8)
+DEFINE_FOR_ALL_BITS
 
 static multiply_some *const PLAIN[8] = FOR_ALL_BITS(plain), *const ANY[8] = FOR_ALL_BITS(any); // (bits - 1,)
 
@@ -167,9 +165,16 @@ AVX2 void qslm_avx2_by_columns(const qslm_matrix *matrix, const qslm_tokens *tok
     uint16_t firing[QSLM_MOST_COLUMNS];
     const size_t whole = matrix->rows / QSLM_COLUMN_ROWS * QSLM_COLUMN_ROWS, end = last < whole ? last : whole;
     for (size_t token = 0; token < tokens->tokens; token++) {
-        const part_of part = {matrix, tokens->codes + token * tokens->stride, tokens->scales + token, tokens->stride,
-                              (const int32_t(*)[MOST_GROUPS])sums, y + token * matrix->rows, qslm_groups(matrix), firing,
-                              find_firing(tokens->codes + token * tokens->stride, matrix->columns, firing)};
+        const int8_t *codes = tokens->codes + token * tokens->stride;
+        const part_of part = {.matrix = matrix,
+                              .codes = codes,
+                              .scales = tokens->scales + token,
+                              .stride = tokens->stride,
+                              .sums = (const int32_t(*)[MOST_GROUPS])sums,
+                              .y = y + token * matrix->rows,
+                              .groups = qslm_groups(matrix),
+                              .firing = firing,
+                              .count = find_firing(codes, matrix->columns, firing)};
         sum_groups(matrix, part.codes, sums[0]);
         (is_plain(matrix) ? PLAIN : ANY)[matrix->bits - 1](&part, first, end);
     }

@@ -67,6 +67,11 @@ def test_prompt_may_be_empty_and_no_token_wanted(model, small_tokenizer):
     assert first == int(model(torch.tensor([[end]]))[0, -1].argmax())
 
 
+def test_a_prompt_that_is_no_text_is_refused(model, small_tokenizer):
+    with pytest.raises(TaskError, match="not UTF-8: what stands behind 2 characters"):
+        generate(model, small_tokenizer, "ab\udcff", tokens=1)
+
+
 def test_end_of_text_ends_it(model, small_tokenizer):
     model.head.weight.zero_()
     model.head.weight[small_tokenizer.token_to_id(END_OF_TEXT)] = 100 * model.ln_out.bias

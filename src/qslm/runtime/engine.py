@@ -47,7 +47,10 @@ class Engine:
         threads = len(os.sched_getaffinity(0)) if threads is None else threads
         for name, value, most in (("chunk", chunk, MOST_CHUNK), ("threads", threads, MOST_THREADS)):
             if not 1 <= value <= most:
-                raise QslmError(f"{name} is {value:,}, which is none of 1 to {most:,}.", f"Choose another {name}.")
+                raise QslmError(
+                    f"{name} is {value:,}, which is none of 1 to {most:,}.",
+                    "Choose a number in that range, or leave it out.",
+                )
         folder = packed.folder_of(folder)
         self.config, entry = packed.read_config(folder)
         manifest = packed.read_manifest(folder, entry)

@@ -50,6 +50,12 @@ def stream(
     classes, vocabulary_size = _facts(model)
     _check(classes, tokens, temperature, top_p)
     end = tokenizer.token_to_id(END_OF_TEXT)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise TaskError(
+            f"The prompt is not UTF-8: what stands behind {error.start:,} characters begins none.", "Give UTF-8."
+        ) from error
     ids = encode(tokenizer, prompt)
     if len(ids) == 0:
         ids = torch.tensor([end if end is not None else 0])
