@@ -166,7 +166,8 @@ def test_draws_follow_the_probabilities_of_the_likeliest():
     [
         ({"architecture": "rwkv"}, "architecture rwkv"), ({"width": 40}, "config.json makes"),
         ({"width": 0}, "says 0 for width, which is none of 1 to 65536"),
-        ({"layers": 4}, "no blocks.3"), ({"layers": 2}, "makes 2 layers, but the file has blocks.2"), ({"layers": 2**40}, "says 1099511627776 for layers"),
+        ({"layers": 4}, "no blocks.3"), ({"layers": 2}, "makes 2 layers, but the file has blocks.2"),
+        ({"layers": 2**40}, "says 1099511627776 for layers"),
         ({"ffn_width": -1}, "says -1 for ffn_width"), ({"context_length": 0}, "says 0 for context_length"),
         ({"vocabulary_size": 60}, "config.json makes"), ({"classes": 2}, "no classifier.weight"),
         ({"classes": -1}, "says -1 for classes"),
