@@ -25,6 +25,7 @@ typedef struct {
     uint8_t *plain;  // codes (rows, columns)
     uint8_t *zeros;  // (rows * groups,) as they are ordered
     float *scales;   // likewise
+    uint16_t *halves; // the same as float16, where they are stored so
 } example;
 
 static size_t groups_of(const qslm_matrix *matrix) {
@@ -36,13 +37,18 @@ static void draw_scales(example *one) {
     const size_t grid = matrix->one_scale ? 1 : matrix->rows * groups_of(matrix);
     uint8_t *packed = bytes_of(qslm_packed_size(grid, matrix->bits));
     one->scales = bytes_of(grid * sizeof *one->scales);
+    one->halves = bytes_of(grid * sizeof *one->halves);
     one->zeros = bytes_of(grid);
     for (size_t i = 0; i < grid; i++) {
-        one->scales[i] = ((float)below(1 << 20) + 1.0f) / (float)(1 << 18);
+        const uint32_t mantissa = below(1024); // 1 + mantissa / 1024 is exact in both types
+        one->halves[i] = (uint16_t)(0x3c00u + mantissa);
+        one->scales[i] = matrix->scale_type == QSLM_SCALE_FLOAT16 ? (float)(1024 + mantissa) / 1024.0f
+                                                                  : ((float)below(1 << 20) + 1.0f) / (float)(1 << 18);
         one->zeros[i] = matrix->symmetric ? (uint8_t)(1u << (matrix->bits - 1)) : (uint8_t)below(1u << matrix->bits);
     }
     qslm_pack_u8(one->zeros, grid, matrix->bits, packed);
-    matrix->scales = (const uint8_t *)one->scales;
+    matrix->scales =
+        matrix->scale_type == QSLM_SCALE_FLOAT16 ? (const uint8_t *)one->halves : (const uint8_t *)one->scales;
     matrix->zeros = packed;
 }
 
@@ -53,11 +59,14 @@ static void draw(example *one) {
     const unsigned bits = sign ? 1 : 1 + below(8);
     one->matrix = (qslm_matrix){.kind = sign ? QSLM_SIGN : QSLM_INTEGER, .bits = bits, .symmetric = below(2) == 0,
                                 .layout = below(2) == 0 ? QSLM_BY_TILES : QSLM_BY_COLUMNS,
-                                .scale_type = QSLM_SCALE_FLOAT32, .rows = rows, .columns = columns};
+                                .scale_type = below(2) == 0 ? QSLM_SCALE_FLOAT16 : QSLM_SCALE_FLOAT32, .rows = rows, .columns = columns};
     one->matrix.group = sign ? columns : sizes[below(4)];
     one->matrix.one_scale = one->matrix.group == columns && below(4) == 0;
     one->plain = bytes_of(rows * columns);
-    for (size_t i = 0; i < rows * columns; i++) one->plain[i] = (uint8_t)below(1u << bits);
+    const bool largest = below(3) == 0; // what is added up in 16 bits is to reach its bounds
+    for (size_t i = 0; i < rows * columns; i++) {
+        one->plain[i] = (uint8_t)(largest ? (1u << bits) - 1 : below(1u << bits));
+    }
     uint8_t *packed = bytes_of(qslm_packed_size(rows * columns, bits));
     qslm_pack_matrix(one->plain, rows, columns, bits, one->matrix.layout, packed);
     one->matrix.codes = packed;
@@ -66,6 +75,7 @@ static void draw(example *one) {
 
 static void release(example *one) {
     free((void *)one->matrix.codes), free((void *)one->matrix.zeros), free(one->plain), free(one->zeros), free(one->scales);
+    free(one->halves);
 }
 
 // One row of the product, as matrix.h defines it.
@@ -97,13 +107,16 @@ static bool same(const example *one, const qslm_tokens *tokens, const float *y) 
 
 static bool check(const example *one) {
     const size_t columns = one->matrix.columns, stride = (columns + 63) / 64 * 64, count = 1 + below(9);
-    const uint32_t density = 1 + below(4);
+    const uint32_t density = 1 + below(4), edge = below(3); // numbers at random, or all the largest, or the smallest
     int8_t *codes = bytes_of(count * stride);
     float *scales = bytes_of(count * sizeof *scales), *y = bytes_of(count * one->matrix.rows * sizeof *y);
     memset(codes, 0, count * stride);
     for (size_t i = 0; i < count; i++) {
         scales[i] = (float)(1 + below(100)) / 8.0f;
-        for (size_t j = 0; j < columns; j++) codes[i * stride + j] = (int8_t)(below(4) < density ? (int)below(256) - 128 : 0);
+        for (size_t j = 0; j < columns; j++) {
+            const int number = edge == 0 ? (int)below(256) - 128 : edge == 1 ? 127 : -128;
+            codes[i * stride + j] = (int8_t)(below(4) < density ? number : 0);
+        }
     }
     const qslm_tokens tokens = {codes, stride, scales, count};
     bool good = true;
